@@ -1,0 +1,1 @@
+"""What a refutation is worth: minimise, make concrete, replay, show, export."""

@@ -1,0 +1,1 @@
+"""VT-d driver programs as ordered micro-steps."""

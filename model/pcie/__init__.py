@@ -1,0 +1,1 @@
+"""PCIe: topology, configuration space, ACS, routing, leak channels, groups."""

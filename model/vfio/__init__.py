@@ -1,0 +1,1 @@
+"""VFIO: containers, groups, devices and the bind interfaces."""

@@ -1,0 +1,1 @@
+"""VT-d: the translation engine, bit for bit."""

@@ -1,0 +1,1 @@
+"""What isolation means: one named property each."""
