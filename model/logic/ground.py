@@ -1,0 +1,210 @@
+"""Finite instances as bits.
+
+Every mutable tuple of an instance becomes one bit of an integer state; every action with concrete
+arguments becomes a guard and bit updates. The same grounding yields compiled Python (explicit
+search, simulation) and z3 formulas (bounded model checking): only the carrier of truth differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dmaproof.model.logic.reading import Env, Interpreter
+from dmaproof.model.logic.sets import Instance, State, Tuple, initial_state
+from dmaproof.model.logic.system import System
+from dmaproof.model.logic.terms import Fn, Formula, Kind, Rel, Var
+
+# A ground formula: True, False, ("bit", i), ("not", x), ("and", x...), ("or", x...).
+# Tuples are hashable and cheap to walk, and two carriers read them.
+Ground = bool | tuple[Any, ...]
+
+
+class _GroundReading:
+    """Truth values are ground formulas over the bits of the state."""
+
+    def __init__(self, instance: Instance, bit_of: Mapping[tuple[Rel, Tuple], int]) -> None:
+        self.instance = instance
+        self.bit_of = bit_of
+
+    def constant(self, value: bool) -> Ground:
+        return value
+
+    def atom(self, rel: Rel, args: Tuple) -> Ground:
+        if rel.kind is Kind.STATIC:
+            return args in self.instance.facts.get(rel, frozenset())
+        return ("bit", self.bit_of[rel, args])
+
+    def equal(self, left: int, right: int) -> Ground:
+        return left == right
+
+    def apply(self, fn: Fn, args: Tuple) -> int:
+        return self.instance.functions[fn][args]
+
+    def negate(self, value: Ground) -> Ground:
+        if isinstance(value, bool):
+            return not value
+        return value[1] if isinstance(value, tuple) and value[0] == "not" else ("not", value)
+
+    def every(self, values: Sequence[Callable[[], Ground]]) -> Ground:
+        return _join("and", (v() for v in values), neutral=True)
+
+    def some(self, values: Sequence[Callable[[], Ground]]) -> Ground:
+        return _join("or", (v() for v in values), neutral=False)
+
+    def quantify(
+        self,
+        universal: bool,
+        variables: tuple[Var, ...],
+        env: Env[int],
+        body: Callable[[Env[int]], Ground],
+    ) -> Ground:
+        choices = self.instance.tuples(v.sort for v in variables)
+        parts = (body({**env, **dict(zip(variables, c, strict=True))}) for c in choices)
+        return _join("and" if universal else "or", parts, neutral=universal)
+
+
+def _join(word: str, parts: Any, *, neutral: bool) -> Ground:
+    flat: dict[Ground, None] = {}
+    for part in parts:
+        if isinstance(part, bool):
+            if part != neutral:
+                return part
+        elif part[0] == word:
+            flat.update(dict.fromkeys(part[1:]))
+        else:
+            flat[part] = None
+    if not flat:
+        return neutral
+    return next(iter(flat)) if len(flat) == 1 else (word, *flat)
+
+
+@dataclass(frozen=True)
+class GroundAction:
+    """An action with concrete arguments.
+
+    Attributes:
+        updates: (bit, its new value as a ground formula over the state before).
+    """
+
+    name: str
+    args: Tuple
+    guard: Ground
+    updates: tuple[tuple[int, Ground], ...]
+
+
+class GroundSystem:
+    """A system on a finite instance, as bits.
+
+    Attributes:
+        bits: the (relation, tuple) that each bit stands for.
+        actions: the ground actions whose guard is not plainly false.
+    """
+
+    def __init__(self, system: System, instance: Instance) -> None:
+        self.system = system
+        self.instance = instance
+        self.bits: list[tuple[Rel, Tuple]] = [
+            (rel, args)
+            for rel in system.rels
+            if rel.kind is not Kind.STATIC
+            for args in instance.tuples(rel.sorts)
+        ]
+        self.bit_of = {atom: i for i, atom in enumerate(self.bits)}
+        self._interpreter = Interpreter[int, Ground](_GroundReading(instance, self.bit_of))
+        self.actions = [g for g in self._ground_actions() if g.guard is not False and g.updates]
+        self.initial = self.pack(initial_state(system, instance))
+
+    def ground(self, formula: Formula, env: Env[int]) -> Ground:
+        """A formula with concrete values for its free variables."""
+        return self._interpreter.formula(formula, env)
+
+    def _ground_actions(self) -> list[GroundAction]:
+        found = []
+        for act in self.system.actions:
+            for args in self.instance.tuples(p.sort for p in act.params):
+                env = dict(zip(act.params, args, strict=True))
+                guard = self.ground(act.guard, env)
+                if guard is False:
+                    continue
+                updates = []
+                for update in act.updates:
+                    for item in self.instance.tuples(update.rel.sorts):
+                        inner = {**env, **dict(zip(update.variables, item, strict=True))}
+                        bit = self.bit_of[update.rel, item]
+                        new = self._after(update.insert, update.delete, inner, bit)
+                        if new != ("bit", bit):
+                            updates.append((bit, new))
+                found.append(GroundAction(act.name, args, guard, tuple(updates)))
+        return found
+
+    def _after(self, insert: Formula, delete: Formula, env: Env[int], bit: int) -> Ground:
+        reading = self._interpreter.reading
+        gone = self.ground(delete, env)
+        kept = reading.every([lambda: ("bit", bit), lambda: reading.negate(gone)])
+        return reading.some([lambda: self.ground(insert, env), lambda: kept])
+
+    def pack(self, state: State) -> int:
+        """A state over sets as an integer."""
+        packed = 0
+        for rel, content in state.items():
+            for args in content:
+                packed |= 1 << self.bit_of[rel, args]
+        return packed
+
+    def unpack(self, packed: int) -> State:
+        """An integer state as sets."""
+        found: dict[Rel, set[Tuple]] = {
+            r: set() for r in self.system.rels if r.kind is not Kind.STATIC
+        }
+        while packed:
+            low = packed & -packed
+            rel, args = self.bits[low.bit_length() - 1]
+            found[rel].add(args)
+            packed ^= low
+        return {r: frozenset(c) for r, c in found.items()}
+
+    def compile_formula(self, formula: Formula) -> Callable[[int], bool]:
+        """A closed formula as a function of the integer state."""
+        source = f"def f(s):\n return {source_of(self.ground(formula, {}))}\n"
+        scope: dict[str, Any] = {}
+        exec(compile(source, "<ground formula>", "exec"), scope)
+        return scope["f"]  # type: ignore[no-any-return]
+
+    def compile_successors(self) -> Callable[[int], list[tuple[int, int]]]:
+        """A function from a state to its (action number, next state) pairs, self loops left out."""
+        lines = ["def f(s):", " out = []"]
+        for number, act in enumerate(self.actions):
+            lines.append(f" if {source_of(act.guard)}:")
+            on = sum(1 << b for b, v in act.updates if v is True)
+            off = sum(1 << b for b, v in act.updates if v is not True)
+            lines.append(f"  n = s & {~off} | {on}" if off else f"  n = s | {on}")
+            for bit, value in act.updates:
+                if not isinstance(value, bool):
+                    lines.append(f"  if {source_of(value)}: n |= {1 << bit}")
+            lines.append(f"  if n != s: out.append(({number}, n))")
+        lines.append(" return out")
+        scope: dict[str, Any] = {}
+        exec(compile("\n".join(lines), "<ground system>", "exec"), scope)
+        return scope["f"]  # type: ignore[no-any-return]
+
+    def describe(self, number: int) -> tuple[str, Tuple]:
+        """Name and arguments of a ground action."""
+        act = self.actions[number]
+        return act.name, act.args
+
+
+def source_of(ground: Ground) -> str:
+    """A ground formula as a Python expression over the integer ``s``."""
+    if isinstance(ground, bool):
+        return str(ground)
+    assert isinstance(ground, tuple)
+    word, *parts = ground
+    if word == "bit":
+        return f"s & {1 << parts[0]}"
+    if word == "not":
+        return f"not ({source_of(parts[0])})"
+    return f" {word} ".join(f"({source_of(p)})" for p in parts)
+
+

@@ -1,0 +1,106 @@
+"""z3's readings: uninterpreted sorts for proofs about any number, bits for bounded checking.
+
+z3 is imported with this module only, so that commands without proofs start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import z3
+
+from dmaproof.model.logic.ground import Ground
+from dmaproof.model.logic.reading import Env, Interpreter
+from dmaproof.model.logic.terms import Fn, Formula, Rel, Sort, Var
+
+Expr = Any  # z3's expressions carry no useful static types
+
+
+class _SortReading:
+    """Elements and truth values are z3 terms over uninterpreted sorts."""
+
+    def __init__(self, context: z3.Context | None) -> None:
+        self.context = context
+        self.sorts: dict[Sort, Expr] = {}
+        self.symbols: dict[Rel | Fn, Expr] = {}
+        self.counter = 0
+
+    def sort(self, sort: Sort) -> Expr:
+        if sort not in self.sorts:
+            self.sorts[sort] = z3.DeclareSort(sort.name, self.context)
+        return self.sorts[sort]
+
+    def symbol(self, symbol: Rel | Fn) -> Expr:
+        if symbol not in self.symbols:
+            domain = [self.sort(s) for s in symbol.sorts]
+            result = self.sort(symbol.result) if isinstance(symbol, Fn) else z3.BoolSort(self.context)
+            self.symbols[symbol] = z3.Function(symbol.name, *domain, result)
+        return self.symbols[symbol]
+
+    def constant(self, value: bool) -> Expr:
+        return z3.BoolVal(value, self.context)
+
+    def atom(self, rel: Rel, args: tuple[Expr, ...]) -> Expr:
+        return self.symbol(rel)(*args)
+
+    def equal(self, left: Expr, right: Expr) -> Expr:
+        return left == right
+
+    def apply(self, fn: Fn, args: tuple[Expr, ...]) -> Expr:
+        return self.symbol(fn)(*args)
+
+    def negate(self, value: Expr) -> Expr:
+        return z3.Not(value)
+
+    def every(self, values: Sequence[Callable[[], Expr]]) -> Expr:
+        return z3.And([v() for v in values])
+
+    def some(self, values: Sequence[Callable[[], Expr]]) -> Expr:
+        return z3.Or([v() for v in values])
+
+    def quantify(
+        self,
+        universal: bool,
+        variables: tuple[Var, ...],
+        env: Env[Expr],
+        body: Callable[[Env[Expr]], Expr],
+    ) -> Expr:
+        bound = []
+        for variable in variables:
+            # Fresh names keep a formula right when one variable is bound twice.
+            self.counter += 1
+            bound.append(z3.Const(f"{variable.name}!{self.counter}", self.sort(variable.sort)))
+        inner = body({**env, **dict(zip(variables, bound, strict=True))})
+        return z3.ForAll(bound, inner) if universal else z3.Exists(bound, inner)
+
+
+class Uninterpreted:
+    """The reading over uninterpreted sorts: what is unsatisfiable here holds for any number."""
+
+    def __init__(self, context: z3.Context | None = None) -> None:
+        self._reading = _SortReading(context)
+        self._interpreter = Interpreter[Expr, Expr](self._reading)
+
+    def formula(self, formula: Formula, env: Env[Expr]) -> Expr:
+        """A formula as a z3 term; free variables take their values from *env*."""
+        return self._interpreter.formula(formula, env)
+
+    def constants(self, variables: Sequence[Var], prefix: str) -> dict[Var, Expr]:
+        """A z3 constant for each variable."""
+        return {
+            v: z3.Const(f"{prefix}{v.name}", self._reading.sort(v.sort)) for v in variables
+        }
+
+
+def z3_of(ground: Ground, bits: Sequence[Expr]) -> Expr:
+    """A ground formula over z3 Booleans, one for each bit of the state."""
+    if isinstance(ground, bool):
+        return z3.BoolVal(ground)
+    word, *parts = ground
+    if word == "bit":
+        return bits[parts[0]]
+    if word == "not":
+        return z3.Not(z3_of(parts[0], bits))
+    values = [z3_of(p, bits) for p in parts]
+    return z3.And(values) if word == "and" else z3.Or(values)

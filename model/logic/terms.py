@@ -1,0 +1,333 @@
+"""Sorts, terms and formulas of many-sorted first-order logic.
+
+Formulas are immutable values. They know nothing of solvers or states: a reading (`reading.py`)
+gives them a meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, order=True)
+class Sort:
+    """A kind of object, such as Function or Pasid."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Var:
+    """A variable of a sort: a parameter of an action, or bound by a quantifier."""
+
+    name: str
+    sort: Sort
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Fn:
+    """A static function symbol; with no arguments it is a constant."""
+
+    name: str
+    sorts: tuple[Sort, ...]
+    result: Sort
+
+    def __call__(self, *args: Term) -> Apply:
+        """Apply the symbol.
+
+        Raises:
+            TypeError: wrong number or sorts of arguments.
+        """
+        _check_sorts(self.name, self.sorts, args)
+        return Apply(self, args)
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A function symbol applied to terms."""
+
+    fn: Fn
+    args: tuple[Term, ...]
+
+    @property
+    def sort(self) -> Sort:
+        """The sort of the result."""
+        return self.fn.result
+
+    def __str__(self) -> str:
+        return f"{self.fn.name}({', '.join(map(str, self.args))})" if self.args else self.fn.name
+
+
+Term = Var | Apply
+
+
+class Kind(StrEnum):
+    """What may change a relation."""
+
+    STATIC = "static"  # a fact of the machine; no action changes it
+    MUTABLE = "mutable"  # state of software or hardware
+    GHOST = "ghost"  # bookkeeping of the properties; no refusal may rest on it
+
+
+@dataclass(frozen=True)
+class Rel:
+    """A relation symbol."""
+
+    name: str
+    sorts: tuple[Sort, ...]
+    kind: Kind = Kind.MUTABLE
+
+    def __call__(self, *args: Term) -> Atom:
+        """Apply the symbol.
+
+        Raises:
+            TypeError: wrong number or sorts of arguments.
+        """
+        _check_sorts(self.name, self.sorts, args)
+        return Atom(self, args)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The constant true or false."""
+
+    value: bool
+
+    def __str__(self) -> str:
+        return "true" if self.value else "false"
+
+
+@dataclass(frozen=True)
+class Atom:
+    """A relation holds of some terms."""
+
+    rel: Rel
+    args: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rel.name}({', '.join(map(str, self.args))})"
+
+
+@dataclass(frozen=True)
+class Eq:
+    """Two terms of one sort are the same object."""
+
+    left: Term
+    right: Term
+
+    def __post_init__(self) -> None:
+        if self.left.sort != self.right.sort:
+            raise TypeError(f"{self.left} is a {self.left.sort}, {self.right} a {self.right.sort}")
+
+    def __str__(self) -> str:
+        return f"{self.left} = {self.right}"
+
+
+@dataclass(frozen=True)
+class Not:
+    """Negation."""
+
+    body: Formula
+
+    def __str__(self) -> str:
+        if isinstance(self.body, Eq):
+            return f"{self.body.left} != {self.body.right}"
+        return f"not {_wrap(self.body)}"
+
+
+@dataclass(frozen=True)
+class And:
+    """Conjunction; of nothing it is true."""
+
+    parts: tuple[Formula, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(map(_wrap, self.parts)) or "true"
+
+
+@dataclass(frozen=True)
+class Or:
+    """Disjunction; of nothing it is false."""
+
+    parts: tuple[Formula, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(_wrap, self.parts)) or "false"
+
+
+@dataclass(frozen=True)
+class Quantified:
+    """A universal or existential formula."""
+
+    universal: bool
+    variables: tuple[Var, ...]
+    body: Formula
+
+    def __str__(self) -> str:
+        word = "forall" if self.universal else "exists"
+        return f"{word} {', '.join(f'{v.name}: {v.sort}' for v in self.variables)}. {self.body}"
+
+
+Formula = Truth | Atom | Eq | Not | And | Or | Quantified
+
+TRUE = Truth(True)
+FALSE = Truth(False)
+
+
+def _wrap(formula: Formula) -> str:
+    text = str(formula)
+    return f"({text})" if isinstance(formula, And | Or | Quantified) else text
+
+
+def _check_sorts(name: str, sorts: tuple[Sort, ...], args: tuple[Term, ...]) -> None:
+    found = tuple(a.sort for a in args)
+    if found != sorts:
+        want = ", ".join(map(str, sorts))
+        raise TypeError(f"{name} takes ({want}), got ({', '.join(map(str, found))})")
+
+
+def not_(formula: Formula) -> Formula:
+    """Negate, without double negations."""
+    match formula:
+        case Truth(value):
+            return Truth(not value)
+        case Not(body):
+            return body
+    return Not(formula)
+
+
+def and_(*parts: Formula) -> Formula:
+    """Conjoin; flattens, folds constants, drops repetitions."""
+    return _join(parts, And, neutral=True)
+
+
+def or_(*parts: Formula) -> Formula:
+    """Disjoin; flattens, folds constants, drops repetitions."""
+    return _join(parts, Or, neutral=False)
+
+
+def _join(parts: Iterable[Formula], node: type[And] | type[Or], *, neutral: bool) -> Formula:
+    flat: dict[Formula, None] = {}
+    for part in parts:
+        for item in part.parts if isinstance(part, node) else (part,):
+            if isinstance(item, Truth):
+                if item.value != neutral:
+                    return item
+            else:
+                flat[item] = None
+    if not flat:
+        return Truth(neutral)
+    return next(iter(flat)) if len(flat) == 1 else node(tuple(flat))
+
+
+def implies(premise: Formula, conclusion: Formula) -> Formula:
+    """Material implication."""
+    return or_(not_(premise), conclusion)
+
+
+def iff(left: Formula, right: Formula) -> Formula:
+    """Both or neither."""
+    return and_(implies(left, right), implies(right, left))
+
+
+def ne(left: Term, right: Term) -> Formula:
+    """Two terms differ."""
+    return Not(Eq(left, right))
+
+
+def forall(variables: Iterable[Var], body: Formula) -> Formula:
+    """Universal quantification; over nothing it is the body."""
+    return _quantify(True, tuple(variables), body)
+
+
+def exists(variables: Iterable[Var], body: Formula) -> Formula:
+    """Existential quantification; over nothing it is the body."""
+    return _quantify(False, tuple(variables), body)
+
+
+def _quantify(universal: bool, variables: tuple[Var, ...], body: Formula) -> Formula:
+    if not variables or isinstance(body, Truth):
+        return body
+    return Quantified(universal, variables, body)
+
+
+def term_vars(term: Term) -> Iterator[Var]:
+    """Yield the variables of a term."""
+    if isinstance(term, Var):
+        yield term
+    else:
+        for arg in term.args:
+            yield from term_vars(arg)
+
+
+def free_vars(formula: Formula) -> frozenset[Var]:
+    """The variables that no quantifier binds."""
+    match formula:
+        case Atom(_, args):
+            return frozenset(v for a in args for v in term_vars(a))
+        case Eq(left, right):
+            return frozenset([*term_vars(left), *term_vars(right)])
+        case Not(body):
+            return free_vars(body)
+        case And(parts) | Or(parts):
+            return frozenset().union(*(free_vars(p) for p in parts))
+        case Quantified(_, variables, body):
+            return free_vars(body) - set(variables)
+    return frozenset()
+
+
+def relations(formula: Formula) -> frozenset[Rel]:
+    """The relation symbols that occur in a formula."""
+    match formula:
+        case Atom(rel, _):
+            return frozenset([rel])
+        case Not(body):
+            return relations(body)
+        case And(parts) | Or(parts):
+            return frozenset().union(*(relations(p) for p in parts))
+        case Quantified(_, _, body):
+            return relations(body)
+    return frozenset()
+
+
+def substitute_term(term: Term, mapping: Mapping[Var, Term]) -> Term:
+    """Replace variables in a term."""
+    if isinstance(term, Var):
+        return mapping.get(term, term)
+    return Apply(term.fn, tuple(substitute_term(a, mapping) for a in term.args))
+
+
+def substitute(formula: Formula, mapping: Mapping[Var, Term]) -> Formula:
+    """Replace free variables.
+
+    Raises:
+        ValueError: a replacement would be captured by a quantifier.
+    """
+    match formula:
+        case Atom(rel, args):
+            return Atom(rel, tuple(substitute_term(a, mapping) for a in args))
+        case Eq(left, right):
+            return Eq(substitute_term(left, mapping), substitute_term(right, mapping))
+        case Not(body):
+            return not_(substitute(body, mapping))
+        case And(parts):
+            return and_(*(substitute(p, mapping) for p in parts))
+        case Or(parts):
+            return or_(*(substitute(p, mapping) for p in parts))
+        case Quantified(universal, variables, body):
+            inner = {k: v for k, v in mapping.items() if k not in variables}
+            free = free_vars(body)
+            used = {v for k, t in inner.items() if k in free for v in term_vars(t)}
+            clash = used & set(variables)
+            if clash:
+                raise ValueError(f"{sorted(v.name for v in clash)} would be captured in {formula}")
+            return _quantify(universal, variables, substitute(body, inner))
+    return formula
