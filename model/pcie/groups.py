@@ -97,7 +97,7 @@ def dma_aliases(machine: Machine, bdf: Bdf) -> Iterator[tuple[Bdf, Bdf]]:
 @rule(
     "pcie.alias.bridge",
     "PCI Express to PCI/PCI-X Bridge 1.0, 2.3; drivers/pci/search.c pci_for_each_dma_alias",
-    "a PCIe-to-PCI bridge sends as secondary bus, devfn 0; other conventional bridges as themselves",
+    "a PCIe-to-PCI bridge sends as secondary bus, devfn 0; other bridges to PCI as themselves",
 )
 def bridge_alias(machine: Machine, bridge: Device) -> Bdf | None:
     """Return the requester id *bridge* gives to what comes from below, None if it keeps ids."""

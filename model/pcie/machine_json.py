@@ -13,7 +13,7 @@ from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind, Sr
 SCHEMA = "dmaproof/machine/1"
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Accept ``"0x1d"`` beside 29: registers are written in hexadecimal."""
     if isinstance(value, str) and value[:2] in {"0x", "0X"}:
         return int(value, 16)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.lspci import read_lspci
 from dmaproof.model.pcie.machine_json import from_json, to_json
-from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind
+from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind, Sriov
 
 __all__ = ["SETTINGS", "from_json", "load", "machine", "names", "to_json"]
 
@@ -107,7 +107,7 @@ def _bridge() -> list[Device]:
             class_code=0x0200,
             label=label,
         )
-        for place, label in (("02:00.0", "A"), ("02:01.0", "B"))
+        for place, label in (("02:01.0", "A"), ("02:02.0", "B"))
     ]
     return [
         _root_port("00:01.0", (1, 2), SETTINGS["on"]),
@@ -139,8 +139,6 @@ def _three_functions() -> list[Device]:
 
 
 def _virtual_functions() -> list[Device]:
-    from dmaproof.model.pcie.topology import Sriov
-
     physical = replace(_endpoint("01:00.0", "PF"), sriov=Sriov(True, 2, 2, 1, 1))
     virtual = [
         replace(_endpoint(f"01:00.{number}", f"VF{number}"), pasid=None) for number in (1, 2)

@@ -1,0 +1,376 @@
+"""Leak channels: who can reach whom without the IOMMU noticing, and what would stop it.
+
+Edges lead between requesters. Each says what it needs to be true of disputed hardware behaviour
+(`requires`), which way it goes (`path`) and which ACS bits would cut it (`cuts`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import networkx as nx
+
+from dmaproof.model.pcie.groups import bridge_alias, dma_aliases
+from dmaproof.model.pcie.routing import (
+    NO_ASSUMPTION,
+    Literals,
+    MachineAcs,
+    Rung,
+    RungKind,
+    ladder,
+    opens,
+    path_of,
+    way_up,
+)
+from dmaproof.model.pcie.topology import Bdf, Device, Machine
+from dmaproof.model.rules import rule
+
+Assume = Mapping[str, bool]
+
+PERMISSIVE: dict[str, bool] = {
+    "spoof": True,
+    "mfd_rid_honest": True,
+    "mf_loopback": True,
+    "rc_p2p": False,
+    "deputy": True,
+}
+"""Every free assumption at its permissive value; those with a default keep it."""
+
+
+class Channel(StrEnum):
+    """How a function reaches what is not its own."""
+
+    PEER_TO_PEER = "peer-to-peer"
+    MISROUTE = "misroute"
+    SPOOF = "spoof"
+    ALIAS = "alias"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """ACS bits (by letter) that would have to be on at *port*."""
+
+    port: Bdf
+    bits: str
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One leak between two requesters.
+
+    Attributes:
+        channel: how.
+        source: the function that sends.
+        target: whose BAR is reached, or whose requester id is used; None for an id that belongs
+            to no other function.
+        rid: the requester id the IOMMU sees (SPOOF, ALIAS), else None.
+        requires: assumption literals the edge needs; empty: it needs none.
+        path: the hops, source first.
+        cuts: all of these together cut the edge; empty: ACS cannot.
+        reason: the same in words.
+
+    """
+
+    channel: Channel
+    source: Bdf
+    target: Bdf | None
+    rid: int | None
+    requires: Literals
+    path: tuple[Bdf, ...]
+    cuts: tuple[Cut, ...]
+    reason: str
+
+
+def holds(requires: Literals, assume: Assume) -> bool:
+    """Whether *assume* grants all literals; names it leaves out count as in `PERMISSIVE`."""
+    return all(assume.get(name, PERMISSIVE.get(name)) == value for name, value in requires)
+
+
+class Fabric:
+    """The leak channels of one machine.
+
+    Every answer grows when an assumption takes its permissive value. `assume` maps assumption
+    names to values; names left out count as in `PERMISSIVE`.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._acs = MachineAcs(machine)
+
+    @cached_property
+    def _nodes(self) -> tuple[Bdf, ...]:
+        return tuple(device.bdf for device in self.machine.functions)
+
+    # -- all edges, whatever one assumes -------------------------------------------------------
+
+    @cached_property
+    def all_edges(self) -> tuple[Edge, ...]:
+        """Every edge that some assumption allows, in a fixed order."""
+        found: list[Edge] = []
+        for source in self._nodes:
+            for target in self._nodes:
+                if source != target:
+                    found.extend(self._routed(source, target))
+            found.extend(self._shared(source))
+            found.extend(self._spoofed(source))
+        return tuple(found)
+
+    @rule(
+        "pcie.leak.peer-to-peer",
+        "SEMANTICS 5; PCIe Base 6.12.3",
+        "a request lands at a peer's BAR at the first rung of its way up that ACS leaves open",
+    )
+    def _routed(self, source: Bdf, target: Bdf) -> Iterator[Edge]:
+        opened: list[tuple[Rung, Literals]] = []
+        for rung in ladder(self.machine, source, target):
+            requires = opens(self._acs, rung, target)
+            if requires is not None:
+                opened.append((rung, requires))
+        for index, (rung, requires) in enumerate(opened):
+            cuts = _cuts(opened[index:], requires)
+            path = path_of(self.machine, source, rung, target)
+            reason = self._why_open(rung, target)
+            for channel in (Channel.PEER_TO_PEER, Channel.MISROUTE):
+                yield Edge(channel, source, target, None, requires, path, cuts, reason)
+            if not requires:
+                return
+
+    def _why_open(self, rung: Rung, target: Bdf) -> str:
+        device = self.machine.device(rung.at)
+        goal = self.machine.device(target)
+        if rung.kind is RungKind.CONVENTIONAL:
+            return f"{device} and {goal} sit behind one conventional bridge, which has no ACS"
+        lack = "has no ACS capability"
+        if device.acs is not None:
+            lack = f"has {rung.bit} off"
+            if rung.bit == "RR" and device.acs.control & 0x20:
+                lack = "has EC on and lets this peer through"
+        return f"{device} {lack}: a request for {goal} {rung.kind}"
+
+    @cached_property
+    def _users(self) -> dict[tuple[int, int], tuple[Bdf, ...]]:
+        """Requesters that use each (domain, requester id), as their own or as an alias."""
+        users: dict[tuple[int, int], list[Bdf]] = {}
+        for source in self._nodes:
+            for rid in self.rids(source):
+                users.setdefault((source.domain, rid), []).append(source)
+        return {key: tuple(members) for key, members in users.items()}
+
+    def rids(self, source: Bdf) -> tuple[int, ...]:
+        """Return the requester ids of *source*: its own, then its DMA aliases."""
+        found = dict.fromkeys(alias.rid for _, alias in dma_aliases(self.machine, source))
+        return tuple(found)
+
+    @rule(
+        "pcie.leak.alias",
+        "drivers/pci/search.c pci_for_each_dma_alias",
+        "functions that share a requester id share its context entry",
+    )
+    def _shared(self, source: Bdf) -> Iterator[Edge]:
+        for device, alias in dma_aliases(self.machine, source):
+            others = [user for user in self._users[source.domain, alias.rid] if user != source]
+            if alias == source and not others:
+                continue
+            path = (source,) if device == source else self._path_up(source, device)
+            reason = f"requests of {self.machine.device(source)} carry the requester id {alias}"
+            if device != source:
+                reason += f" of bridge {self.machine.device(device)}"
+            targets: list[Bdf | None] = [*others] or [None]
+            for other in targets:
+                text = f"{reason}, which {self.machine.device(other)} uses too" if other else reason
+                yield Edge(Channel.ALIAS, source, other, alias.rid, NO_ASSUMPTION, path, (), text)
+
+    @rule(
+        "pcie.leak.spoof",
+        "PCIe Base 6.12.1.1, Source Validation",
+        "a port with SV drops requests whose bus number is outside its range, nothing else",
+    )
+    def _spoofed(self, source: Bdf) -> Iterator[Edge]:
+        machine = self.machine
+        up = tuple(way_up(machine, source))
+        if any(bridge_alias(machine, machine.device(port)) is not None for port in up[1:]):
+            return  # a bridge on the way writes its own requester id
+        linked = [machine.device(port) for port in up if machine.device(port).kind.has_link_below]
+        checking = [port for port in linked if self._acs.in_force(port.bdf, "SV", None)]
+        own = set(self.rids(source))
+        for (domain, rid), users in self._users.items():
+            if domain != source.domain or rid in own:
+                continue
+            if not all(_in_range(port, rid >> 8) for port in checking):
+                continue
+            for user in users:
+                edge = self._spoof_edge(source, user, rid, up, linked)
+                if edge is not None:
+                    yield edge
+
+    def _spoof_edge(
+        self, source: Bdf, user: Bdf, rid: int, up: tuple[Bdf, ...], linked: list[Device]
+    ) -> Edge | None:
+        machine = self.machine
+        sibling = machine.package(source) == machine.package(user)
+        if not linked and not sibling:
+            return None  # integrated: the root complex itself puts the requester id in
+        requires = {("spoof", True)} | ({("mfd_rid_honest", False)} if sibling else set())
+        lax = [port for port in linked if not _in_range(port, rid >> 8)]
+        cuts = (Cut(lax[0].bdf, "SV"),) if lax else ()
+        claim = f"{machine.device(source)} puts the requester id of {machine.device(user)} in"
+        if lax:
+            how = "has SV off" if lax[0].acs is not None else "has no ACS capability"
+            reason = f"{claim}, and {lax[0]} {how}"
+        elif linked:
+            reason = f"{claim}: bus {rid >> 8:02x} is in the range SV checks at {linked[-1]}"
+        else:
+            reason = f"{claim}: no port checks it"
+        return Edge(Channel.SPOOF, source, user, rid, frozenset(requires), up, cuts, reason)
+
+    def _path_up(self, source: Bdf, port: Bdf) -> tuple[Bdf, ...]:
+        up = tuple(way_up(self.machine, source))
+        return up[: up.index(port) + 1]
+
+    # -- under given assumptions ---------------------------------------------------------------
+
+    def edges(self, assume: Assume) -> list[Edge]:
+        """Return the edges that *assume* allows."""
+        return [edge for edge in self.all_edges if holds(edge.requires, assume)]
+
+    def _graph(self, assume: Assume, channels: set[Channel]) -> nx.DiGraph:
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self._nodes)
+        for edge in self.edges(assume):
+            if edge.channel not in channels or edge.target is None:
+                continue
+            known = graph.get_edge_data(edge.source, edge.target)
+            if known is None:
+                graph.add_edge(edge.source, edge.target, edge=edge, edges=[edge])
+                continue
+            known["edges"].append(edge)
+            if len(edge.requires) < len(known["edge"].requires):
+                known["edge"] = edge
+        return graph
+
+    def p2p(self, assume: Assume) -> nx.DiGraph:
+        """Return the graph "a request of f can end at g's BAR without passing the IOMMU".
+
+        Each graph edge has attributes ``edge`` (the `Edge` that needs fewest assumptions) and
+        ``edges`` (all of them).
+        """
+        return self._graph(assume, {Channel.PEER_TO_PEER})
+
+    def identity(self, assume: Assume) -> nx.DiGraph:
+        """Return the graph "requests of f can carry a requester id of h" (spoof and alias)."""
+        return self._graph(assume, {Channel.SPOOF, Channel.ALIAS})
+
+    def emits(self, assume: Assume) -> dict[Bdf, dict[int, Edge | None]]:
+        """Return, for each requester, the requester ids its requests can carry at the IOMMU.
+
+        Its own id maps to None, others to the edge that explains them. Ids are those of the
+        function's own PCI domain.
+        """
+        found: dict[Bdf, dict[int, Edge | None]] = {
+            source: {source.rid: None} for source in self._nodes
+        }
+        for edge in self.edges(assume):
+            if edge.rid is not None:
+                found[edge.source].setdefault(edge.rid, edge)
+        return found
+
+    def influence(self, assume: Assume) -> nx.DiGraph:
+        """Return whom a function can make work for it: itself; with ``deputy`` also its p2p closure."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self._nodes)
+        graph.add_edges_from((node, node) for node in self._nodes)
+        if assume.get("deputy", PERMISSIVE["deputy"]):
+            p2p = self.p2p(assume)
+            for node in self._nodes:
+                graph.add_edges_from((node, other) for other in nx.descendants(p2p, node))
+        return graph
+
+    @rule(
+        "pcie.leak.acts",
+        "SEMANTICS 2",
+        "acts(f,h): f, or a deputy f can reach, sends requests under a requester id of h",
+    )
+    def acts(self, assume: Assume) -> nx.DiGraph:
+        """Return the reflexive graph of acts; the ids of h are its own and its DMA aliases."""
+        identity = self.identity(assume)
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self._nodes)
+        for source, deputy in self.influence(assume).edges:
+            graph.add_edge(source, deputy)
+            graph.add_edges_from((source, owner) for owner in identity.successors(deputy))
+        return graph
+
+    def witness(self, source: Bdf, target: Bdf, assume: Assume) -> list[Edge]:
+        """Return a shortest chain of edges that explains acts(source, target).
+
+        Empty when source is target, or when acts does not hold (see `acts`).
+        """
+        if source == target:
+            return []
+        p2p, identity = self.p2p(assume), self.identity(assume)
+        deputies = assume.get("deputy", PERMISSIVE["deputy"])
+        queue: deque[tuple[Bdf, list[Edge]]] = deque([(source, [])])
+        seen = {source}
+        best: list[Edge] = []
+        while queue:
+            node, chain = queue.popleft()
+            if best and len(chain) >= len(best):
+                break
+            if node == target:
+                return chain
+            last = identity.get_edge_data(node, target)
+            if last is not None and not best:
+                best = [*chain, last["edge"]]
+            for other in p2p.successors(node) if deputies else ():
+                if other not in seen:
+                    seen.add(other)
+                    queue.append((other, [*chain, p2p.edges[node, other]["edge"]]))
+        return best
+
+    def components(self, assume: Assume) -> list[tuple[Bdf, ...]]:
+        """Return the sets of requesters that leak channels connect, in address order."""
+        graph = self._graph(assume, set(Channel) - {Channel.MISROUTE})
+        return sorted(tuple(sorted(part)) for part in nx.weakly_connected_components(graph))
+
+    def explained_components(self, assume: Assume) -> list[tuple[tuple[Bdf, ...], tuple[str, ...]]]:
+        """Return the components over all devices with a reason for each member.
+
+        Ports and bridges start no requests and stay alone, unless a bridge lends its requester id.
+        """
+        graph = self._graph(assume, set(Channel) - {Channel.MISROUTE}).to_undirected()
+        for device in self.machine.devices:
+            graph.add_node(device.bdf)
+        for source in self._nodes:
+            for _, alias in dma_aliases(self.machine, source):
+                if alias in self.machine and not self.machine.device(alias).is_requester:
+                    graph.add_edge(source, alias, text=f"{source} uses the requester id of {alias}")
+        parts = sorted(sorted(part) for part in nx.connected_components(graph))
+        return [(tuple(part), self._explain(graph, part)) for part in parts]
+
+    def _explain(self, graph: nx.Graph, part: list[Bdf]) -> tuple[str, ...]:
+        if len(part) == 1:
+            device = self.machine.device(part[0])
+            if device.is_requester:
+                return ("alone: no leak channel leads to it or from it",)
+            return ("alone: it starts no requests of its own",)
+        why = {part[0]: "first of its component"}
+        for known, member in nx.bfs_edges(graph, part[0]):
+            data = graph.edges[known, member]
+            why[member] = f"with {known}: {data['edge'].reason if 'edge' in data else data['text']}"
+        return tuple(why[member] for member in part)
+
+
+def _in_range(port: Device, bus: int) -> bool:
+    return (port.secondary or 0) <= bus <= (port.subordinate or 0)
+
+
+def _cuts(opened: list[tuple[Rung, Literals]], granted: Literals) -> tuple[Cut, ...]:
+    """Return what closes all rungs open under the literals *granted*; () if one cannot be."""
+    needed = [rung for rung, requires in opened if requires <= granted]
+    if any(not rung.bit for rung in needed):
+        return ()
+    return tuple(Cut(rung.at, rung.bit) for rung in needed)
