@@ -278,16 +278,15 @@ class Fabric:
                 found[edge.source].setdefault(edge.rid, edge)
         return found
 
+    def _influenced(self, assume: Assume) -> dict[Bdf, int]:
+        """Return for each requester the bit set of those it can make work for it."""
+        if not assume.get("deputy", PERMISSIVE["deputy"]):
+            return {node: 1 << index for index, node in enumerate(self._nodes)}
+        return _closure(self.p2p(assume), self._nodes)
+
     def influence(self, assume: Assume) -> nx.DiGraph:
-        """Return whom a function can make work for it: itself; with ``deputy`` also its p2p closure."""
-        graph = nx.DiGraph()
-        graph.add_nodes_from(self._nodes)
-        graph.add_edges_from((node, node) for node in self._nodes)
-        if assume.get("deputy", PERMISSIVE["deputy"]):
-            p2p = self.p2p(assume)
-            for node in self._nodes:
-                graph.add_edges_from((node, other) for other in nx.descendants(p2p, node))
-        return graph
+        """Return whom a function can make work for it: itself; with ``deputy``, its p2p closure."""
+        return self._from_masks(self._influenced(assume))
 
     @rule(
         "pcie.leak.acts",
@@ -297,11 +296,32 @@ class Fabric:
     def acts(self, assume: Assume) -> nx.DiGraph:
         """Return the reflexive graph of acts; the ids of h are its own and its DMA aliases."""
         identity = self.identity(assume)
+        bit = {node: 1 << index for index, node in enumerate(self._nodes)}
+        posing = {
+            node: sum((bit[owner] for owner in identity.successors(node)), bit[node])
+            for node in self._nodes
+        }
+        joined: dict[int, int] = {}
+        found: dict[Bdf, int] = {}
+        for node, deputies in self._influenced(assume).items():
+            if deputies not in joined:
+                total = 0
+                for deputy in self._members(deputies):
+                    total |= posing[deputy]
+                joined[deputies] = total
+            found[node] = joined[deputies]
+        return self._from_masks(found)
+
+    def _members(self, mask: int) -> Iterator[Bdf]:
+        for index, node in enumerate(self._nodes):
+            if mask >> index & 1:
+                yield node
+
+    def _from_masks(self, masks: Mapping[Bdf, int]) -> nx.DiGraph:
         graph = nx.DiGraph()
         graph.add_nodes_from(self._nodes)
-        for source, deputy in self.influence(assume).edges:
-            graph.add_edge(source, deputy)
-            graph.add_edges_from((source, owner) for owner in identity.successors(deputy))
+        for node, mask in masks.items():
+            graph.add_edges_from((node, other) for other in self._members(mask))
         return graph
 
     def witness(self, source: Bdf, target: Bdf, assume: Assume) -> list[Edge]:
@@ -362,6 +382,20 @@ class Fabric:
             data = graph.edges[known, member]
             why[member] = f"with {known}: {data['edge'].reason if 'edge' in data else data['text']}"
         return tuple(why[member] for member in part)
+
+
+def _closure(graph: nx.DiGraph, nodes: tuple[Bdf, ...]) -> dict[Bdf, int]:
+    """Return each node's reflexive-transitive successors as a bit set over *nodes*."""
+    index = {node: position for position, node in enumerate(nodes)}
+    condensed = nx.condensation(graph)
+    reach: dict[int, int] = {}
+    for part in reversed(list(nx.topological_sort(condensed))):
+        mask = sum(1 << index[node] for node in condensed.nodes[part]["members"])
+        for following in condensed.successors(part):
+            mask |= reach[following]
+        reach[part] = mask
+    home = condensed.graph["mapping"]
+    return {node: reach[home[node]] for node in nodes}
 
 
 def _in_range(port: Device, bus: int) -> bool:

@@ -11,6 +11,7 @@ from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind, Sriov
 
 SCHEMA = "dmaproof/machine/1"
+_MAX_DEVICES = 200_000
 
 
 def _number(value: object) -> object:
@@ -64,7 +65,7 @@ class _DeviceFile(BaseModel):
     secondary: Byte | None = None
     subordinate: Byte | None = None
     port_number: Byte = 0
-    label: str = ""
+    label: Annotated[str, Field(max_length=40, pattern=r"^[!-~]*$")] = ""
     hidden: Flag = False
     aliases: list[str] = []
 
@@ -130,6 +131,14 @@ def from_json(text: str, where: str = "machine.json") -> Machine:
             "a missing comma or quote, or the file is truncated",
             "see `dmaproof machine` for a file to start from",
         ) from error
+    listed = raw.get("devices") if isinstance(raw, dict) else None
+    if isinstance(listed, list) and len(listed) > _MAX_DEVICES:
+        raise InputError(
+            f"{len(listed)} functions",
+            f"{where}: devices",
+            "not a description of one machine",
+            f"give at most {_MAX_DEVICES} functions",
+        )
     try:
         parsed = _MachineFile.model_validate(raw)
     except ValidationError as error:

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Acs | None] = {
 
 PASID_WIDTH = 20
 _MAX_FILE = 256 << 20
+
 _NAME = re.compile(r"([A-Z0-9]+)(?:\(([^()]*)\))?")
 
 
@@ -234,18 +235,20 @@ def _read(path: str) -> str:
     try:
         if not Path(path).exists():
             raise _unknown(path)
-        if Path(path).stat().st_size > _MAX_FILE:
-            raise InputError(
-                "the file is too large",
-                path,
-                "no dump of a machine has more than 256 MB",
-                "give the output of lspci -xxxx alone",
-            )
-        data = Path(path).read_bytes()
-    except OSError as error:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"cannot read: {error.strerror}", path, "a folder, or no permission", "give a file"
+            f"cannot read: {reason}", path, "a folder, or no permission", "give a file"
         ) from error
+    if len(data) > _MAX_FILE:
+        raise InputError(
+            "the file is too large",
+            path,
+            "no dump of a machine has more than 256 MB",
+            "give the output of lspci -xxxx alone",
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

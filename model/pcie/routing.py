@@ -18,7 +18,7 @@ from itertools import product
 from typing import Protocol
 
 from dmaproof.model.pcie import acs as kernel
-from dmaproof.model.pcie.quirks import EC, RR, SV, UF
+from dmaproof.model.pcie.quirks import EC, RR, SV, UF, AcsQuirk
 from dmaproof.model.pcie.topology import ACS_BITS, Acs, Bdf, Machine, PortKind
 from dmaproof.model.rules import rule
 
@@ -114,15 +114,21 @@ class MachineAcs:
     def __init__(self, machine: Machine, override: dict[Bdf, Acs | None] | None = None) -> None:
         self._machine = machine
         self._override = override or {}
+        self._quirks: dict[Bdf, AcsQuirk | None] = {}
+
+    def _quirk(self, at: Bdf) -> AcsQuirk | None:
+        if at in self._override:
+            return None
+        if at not in self._quirks:
+            self._quirks[at] = kernel.acs_quirk(self._machine, self._machine.device(at))
+        return self._quirks[at]
 
     def _registers(self, at: Bdf) -> Acs | None:
         return self._override[at] if at in self._override else self._machine.device(at).acs
 
     def present(self, at: Bdf) -> bool:
         """Whether *at* has an ACS capability, or a quirk that stands in for one."""
-        if self._registers(at) is not None:
-            return True
-        return kernel.acs_quirk(self._machine, self._machine.device(at)) is not None
+        return self._registers(at) is not None or self._quirk(at) is not None
 
     @rule(
         "pcie.acs.effect",
@@ -135,11 +141,9 @@ class MachineAcs:
         With EC on, a clear vector bit lets the request go straight across whatever RR says; Linux
         never programs the vector.
         """
-        device = self._machine.device(at)
-        if at not in self._override:
-            quirk = kernel.acs_quirk(self._machine, device)
-            if quirk is not None:
-                return quirk.satisfied(ACS_BITS[bit])
+        quirk = self._quirk(at)
+        if quirk is not None:
+            return quirk.satisfied(ACS_BITS[bit])
         registers = self._registers(at)
         if registers is None:
             return False

@@ -441,6 +441,18 @@ class Machine:
         return tuple(device for device in self.devices if device.is_bridge)
 
     @cached_property
+    def unrooted(self) -> tuple[Device, ...]:
+        """PCIe devices that need a port above them and have none: a bridge is missing."""
+        below = {
+            PortKind.ENDPOINT,
+            PortKind.LEGACY_ENDPOINT,
+            PortKind.UPSTREAM,
+            PortKind.DOWNSTREAM,
+            PortKind.PCIE_TO_PCI_BRIDGE,
+        }
+        return tuple(d for d in self.devices if d.kind in below and self.on_root(d))
+
+    @cached_property
     def enumeration(self) -> tuple[Bdf, ...]:
         """Devices in the order in which the kernel finds them: a bus, then behind its bridges."""
         order: list[Bdf] = []
@@ -506,6 +518,15 @@ def _check_unique(name: str, devices: tuple[Device, ...]) -> None:
                 name,
                 "two dumps, or two boots of one machine, were joined",
                 "keep one record per function",
+            )
+    labels = [device.label for device in devices if device.label]
+    for label in labels if len(set(labels)) < len(labels) else ():
+        if labels.count(label) > 1:
+            raise InputError(
+                f"two functions are called {label}",
+                name,
+                "a label was copied with its record",
+                "give every function its own label, or none",
             )
 
 
