@@ -54,14 +54,17 @@ CAPABLE = Rel("pasid_capable", (FUNCTION,), Kind.STATIC)
 PATH_OK = Rel("acs_path_rr_uf", (FUNCTION,), Kind.STATIC)  # pci_enable_pasid's test passes
 PORTED = Rel("group_has_port", (GROUP,), Kind.STATIC)  # a port or bridge counts as a member
 FITS = Rel("pasid_fits", (FUNCTION, PASID), Kind.STATIC)  # pasid < max_pasids of the function
+BOOT = Rel("present_at_boot", (FUNCTION,), Kind.STATIC)
 RAW = Rel("raw_translated", (FUNCTION,), Kind.STATIC)  # emits AT=10 with addresses of its choice
 
 # Software state.
 IN = Rel("in_container", (GROUP, CONTAINER))
 PRESENT = Rel("present", (FUNCTION,))  # hot-plugged in (only where the fabric is not static)
 
-# What the user bound: for a function, and joined over its group and its container.
-GRANT = Rel("grant", (FUNCTION, PASID, SPACE), Kind.GHOST)
+# What the user bound: for a function, and joined over its group and its container. The first is
+# keyed by the function's requester id: a function has one, and the joins then need no step from a
+# requester id back to its function, which would leave EPR.
+GRANTED = Rel("grant", (RID, PASID, SPACE), Kind.GHOST)
 GGRANT = Rel("ggrant", (GROUP, PASID, SPACE), Kind.GHOST)
 CGRANT = Rel("cgrant", (CONTAINER, PASID, SPACE), Kind.GHOST)
 
@@ -69,6 +72,11 @@ CGRANT = Rel("cgrant", (CONTAINER, PASID, SPACE), Kind.GHOST)
 PASID_CACHE = Rel("pasid_cache", (RID, PASID, SPACE))
 IOTLB = Rel("iotlb", (RID, PASID, SPACE))
 DEVICE_TLB = Rel("device_tlb", (RID, PASID, SPACE))
+
+
+def grant(function: Term, pasid: Term, space: Term) -> Formula:
+    """``grant(f, p, s)``: a live call made for f gives s under p."""
+    return GRANTED(rid(function), pasid, space)
 
 
 def touches(function: Term, requester: Term) -> Formula:

@@ -1,0 +1,1 @@
+"""Built-in designs, one TOML file each."""

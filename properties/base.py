@@ -1,0 +1,52 @@
+"""What a property is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dmaproof.model.logic.terms import Formula
+from dmaproof.model.vfio.build import Model
+
+
+class PropertyKind(StrEnum):
+    """How a property is to be read."""
+
+    ALWAYS = "always"  # holds in every reachable state
+    CAN = "can"  # some reachable state satisfies it
+    ERRNO = "errno"  # whenever its condition holds, the call is refused with that errno
+
+
+class Premise(StrEnum):
+    """A named condition on the machine under which a theorem is proved."""
+
+    NONE = "none"
+    CLOSED_GROUPING = "closed_grouping"  # acts(f, h) implies one group
+    NO_EDGES = "no_edges"  # acts(f, h) implies f = h
+    NO_P2P = "no_p2p"  # p2p(f, g) implies f = g, for functions that can be bound
+
+
+@dataclass(frozen=True)
+class Property:
+    """One named property.
+
+    Attributes:
+        id: the identifier of docs/semantics.md, as on the command line.
+        says: the property in one sentence.
+        violated: what a violation means, in one sentence; ``{f}`` and so on are its objects.
+        formula: the property of a design, as a closed formula.
+        needs_containers: it speaks of containers, which some designs do not have.
+        objects: it is meaningful for designs with these objects only (empty: all).
+        premises: premises a proof may need, weakest first.
+    """
+
+    id: str
+    kind: PropertyKind
+    says: str
+    violated: str
+    formula: Callable[[Model], Formula]
+    needs_containers: bool = False
+    applies: Callable[[Model], bool] = lambda _: True
+    premises: tuple[Premise, ...] = (Premise.NONE,)
+    fabric: bool = False
