@@ -220,7 +220,7 @@ def _encode_extended(device: Device, data: bytearray, word: Callable[[int, int],
     blocks: list[tuple[int, list[int]]] = []
     if device.acs is not None:
         wide = quirks.acs_control_offset(device.vendor, device.device, device.kind) == 8
-        control = [0, 0, device.acs.control] if wide else [device.acs.control]
+        control = [0, device.acs.control] if wide else [device.acs.control]
         vector = [device.acs.egress >> shift & 0xFFFF for shift in range(0, 256, 16)]
         blocks.append((EXT_ACS, [device.acs.capability, *control, *([] if wide else vector)]))
     if device.ats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dmaproof.model.errors import InputError
@@ -63,7 +63,9 @@ def read_lspci(text: str, where: str = "lspci", name: str = "") -> Machine:
     records = _records(text, where)
     extended = any(len(record.data) > EXTENDED for record in records)
     devices = [_device(record, where, extended) for record in records]
-    return Machine(name or where, devices, _warnings(devices, extended))
+    machine = Machine(name or where, devices)
+    warnings = [*_hidden(machine, extended), *_unrooted(machine)]
+    return Machine(machine.name, machine.devices, warnings) if warnings else machine
 
 
 def _records(text: str, where: str) -> list[_Record]:
@@ -114,14 +116,25 @@ def _device(record: _Record, where: str, extended: bool) -> Device:
     return decode(record.bdf, ConfigSpace(bytes(record.data), extended))
 
 
-def _warnings(devices: Iterable[Device], extended: bool) -> list[str]:
-    hidden = [str(device.bdf) for device in devices if device.hidden]
-    if not hidden:
-        return []
-    some = ", ".join(hidden[:4]) + (" ..." if len(hidden) > 4 else "")
-    if extended:
-        return [f"capabilities of {some} could not be read: take the dump as root"]
-    return [f"no extended configuration space, so the ACS of {some} is unknown: use lspci -xxxx"]
+def _hidden(machine: Machine, extended: bool) -> Iterator[str]:
+    hidden = [device.bdf for device in machine.devices if device.hidden]
+    if hidden and extended:
+        yield f"capabilities of {_some(hidden)} could not be read: take the dump as root"
+    elif hidden:
+        yield (
+            f"no extended configuration space, so the ACS of {_some(hidden)} is unknown: "
+            "use lspci -xxxx"
+        )
+
+
+def _unrooted(machine: Machine) -> Iterator[str]:
+    lost = [device.bdf for device in machine.unrooted]
+    if lost:
+        yield f"{_some(lost)} must have a port above, but the dump has none: dump all functions"
+
+
+def _some(places: list[Bdf]) -> str:
+    return ", ".join(map(str, places[:4])) + (" ..." if len(places) > 4 else "")
 
 
 def write_lspci(devices: Iterable[Device]) -> str:

@@ -99,7 +99,11 @@ class Bdf:
                 "give domain:bus:device.function in hexadecimal",
             )
         domain, bus, device, function = match.groups(default="0")
-        return cls(int(domain, 16), int(bus, 16), int(device, 16), int(function, 16))
+        try:
+            return cls(int(domain, 16), int(bus, 16), int(device, 16), int(function, 16))
+        except InputError as error:
+            error.where = where
+            raise
 
 
 class PortKind(StrEnum):
