@@ -1,4 +1,4 @@
-"""The fragment check: does a formula stay in effectively propositional logic (EPR)?
+"""The fragment check: whether formulas stay in effectively propositional logic (EPR).
 
 EPR with stratified functions has the finite model property, so z3 answers instead of searching for
 ever. A quantifier alternation adds an edge from each universal sort to each existential sort in its
@@ -29,12 +29,13 @@ class Leaves:
 
 
 def leaves_epr(fns: Iterable[Fn], assertions: Iterable[tuple[str, Formula]]) -> Leaves | None:
-    """The first cycle of sorts among asserted formulas and functions, or None.
+    """Return the first cycle of sorts among asserted formulas and functions, or None.
 
     Args:
         fns: the function symbols in use.
         assertions: (name, formula that is asserted); to check an entailment, assert the negated
             conclusion, as the solver does.
+
     """
     graph: nx.DiGraph = nx.DiGraph()
     for fn in fns:

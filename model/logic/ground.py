@@ -7,7 +7,7 @@ search, simulation) and z3 formulas (bounded model checking): only the carrier o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class _GroundReading:
         return _join("and" if universal else "or", parts, neutral=universal)
 
 
-def _join(word: str, parts: Any, *, neutral: bool) -> Ground:
+def _join(word: str, parts: Iterable[Ground], *, neutral: bool) -> Ground:
     flat: dict[Ground, None] = {}
     for part in parts:
         if isinstance(part, bool):
@@ -86,6 +86,7 @@ class GroundAction:
 
     Attributes:
         updates: (bit, its new value as a ground formula over the state before).
+
     """
 
     name: str
@@ -100,6 +101,7 @@ class GroundSystem:
     Attributes:
         bits: the (relation, tuple) that each bit stands for.
         actions: the ground actions whose guard is not plainly false.
+
     """
 
     def __init__(self, system: System, instance: Instance) -> None:
@@ -117,7 +119,7 @@ class GroundSystem:
         self.initial = self.pack(initial_state(system, instance))
 
     def ground(self, formula: Formula, env: Env[int]) -> Ground:
-        """A formula with concrete values for its free variables."""
+        """Ground a formula: concrete values for its free variables."""
         return self._interpreter.formula(formula, env)
 
     def _ground_actions(self) -> list[GroundAction]:
@@ -146,7 +148,7 @@ class GroundSystem:
         return reading.some([lambda: self.ground(insert, env), lambda: kept])
 
     def pack(self, state: State) -> int:
-        """A state over sets as an integer."""
+        """Turn a state over sets into an integer."""
         packed = 0
         for rel, content in state.items():
             for args in content:
@@ -154,7 +156,7 @@ class GroundSystem:
         return packed
 
     def unpack(self, packed: int) -> State:
-        """An integer state as sets."""
+        """Turn an integer state into sets."""
         found: dict[Rel, set[Tuple]] = {
             r: set() for r in self.system.rels if r.kind is not Kind.STATIC
         }
@@ -166,14 +168,17 @@ class GroundSystem:
         return {r: frozenset(c) for r, c in found.items()}
 
     def compile_formula(self, formula: Formula) -> Callable[[int], bool]:
-        """A closed formula as a function of the integer state."""
-        source = f"def f(s):\n return {source_of(self.ground(formula, {}))}\n"
+        """Compile a closed formula to a function of the integer state."""
+        source = f"def f(s):\n return bool({source_of(self.ground(formula, {}))})\n"
         scope: dict[str, Any] = {}
         exec(compile(source, "<ground formula>", "exec"), scope)
         return scope["f"]  # type: ignore[no-any-return]
 
     def compile_successors(self) -> Callable[[int], list[tuple[int, int]]]:
-        """A function from a state to its (action number, next state) pairs, self loops left out."""
+        """Compile the function from a state to its (action number, next state) pairs.
+
+        Self loops are left out.
+        """
         lines = ["def f(s):", " out = []"]
         for number, act in enumerate(self.actions):
             lines.append(f" if {source_of(act.guard)}:")
@@ -196,7 +201,7 @@ class GroundSystem:
 
 
 def source_of(ground: Ground) -> str:
-    """A ground formula as a Python expression over the integer ``s``."""
+    """Write a ground formula as a Python expression over the integer ``s``."""
     if isinstance(ground, bool):
         return str(ground)
     assert isinstance(ground, tuple)

@@ -29,7 +29,7 @@ class Reading(Protocol[E, B]):
     """What a reading supplies: elements E of the sorts, truth values B, and their connectives."""
 
     def constant(self, value: bool) -> B:
-        """The truth value *value*."""
+        """Return the truth value *value*."""
 
     def atom(self, rel: Rel, args: tuple[E, ...]) -> B:
         """Whether *rel* holds of elements."""
@@ -38,7 +38,7 @@ class Reading(Protocol[E, B]):
         """Whether two elements are the same."""
 
     def apply(self, fn: Fn, args: tuple[E, ...]) -> E:
-        """The value of a function."""
+        """Return the value of a function."""
 
     def negate(self, value: B) -> B:
         """Negation."""
@@ -62,20 +62,22 @@ class Interpreter(Generic[E, B]):
         self.reading = reading
 
     def term(self, term: Term, env: Env[E]) -> E:
-        """The element a term denotes.
+        """Return the element a term denotes.
 
         Raises:
             KeyError: a variable has no value.
+
         """
         if isinstance(term, Var):
             return env[term]
         return self.reading.apply(term.fn, tuple(self.term(a, env) for a in term.args))
 
     def formula(self, formula: Formula, env: Env[E]) -> B:
-        """The truth value of a formula.
+        """Return the truth value of a formula.
 
         Raises:
             KeyError: a free variable has no value.
+
         """
         reading = self.reading
         match formula:

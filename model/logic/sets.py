@@ -25,6 +25,7 @@ class Instance:
         elements: names of the elements of each sort; element i is the i-th.
         functions: value table of each function symbol.
         facts: tuples of each static relation (a relation that is not named is empty).
+
     """
 
     elements: Mapping[Sort, tuple[str, ...]]
@@ -32,7 +33,7 @@ class Instance:
     facts: Mapping[Rel, frozenset[Tuple]]
 
     def domain(self, sort: Sort) -> range:
-        """The elements of a sort (none if the instance does not name it)."""
+        """Return the elements of a sort (none if the instance does not name it)."""
         return range(len(self.elements.get(sort, ())))
 
     def tuples(self, sorts: Iterable[Sort]) -> Iterator[Tuple]:
@@ -40,15 +41,29 @@ class Instance:
         return product(*(self.domain(s) for s in sorts))
 
     def name(self, sort: Sort, element: int) -> str:
-        """The name of an element."""
+        """Return the name of an element."""
         return self.elements[sort][element]
 
     def check(self, system: System) -> None:
         """Test that the instance interprets *system* and satisfies its axioms.
 
         Raises:
-            ValueError: an axiom fails, or a function has no value somewhere.
+            ValueError: an axiom fails, a sort is empty, a function has no value somewhere, or a
+                fact is about a relation that is not static or about no element of its sorts.
+
         """
+        for sort in system.sorts:
+            if not self.domain(sort):
+                # First-order logic, and with it every proof for any number, has no empty sorts.
+                raise ValueError(f"the instance has no {sort}")
+        for rel, facts in self.facts.items():
+            if rel.kind is not Kind.STATIC:
+                raise ValueError(f"{rel.name} is not static: facts cannot give its content")
+            for fact in facts:
+                if len(fact) != len(rel.sorts) or any(
+                    e not in self.domain(s) for e, s in zip(fact, rel.sorts, strict=True)
+                ):
+                    raise ValueError(f"{rel.name}{fact} is about no element of its sorts")
         for fn in system.fns:
             table = self.functions.get(fn, {})
             for args in self.tuples(fn.sorts):
@@ -109,7 +124,7 @@ def holds(formula: Formula, instance: Instance, state: State, env: Env[int]) -> 
 def witness(
     formula: Formula, variables: tuple[Var, ...], instance: Instance, state: State
 ) -> dict[Var, int] | None:
-    """The first values of *variables* that make *formula* true, or None."""
+    """Return the first values of *variables* that make *formula* true, or None."""
     for choice in instance.tuples(v.sort for v in variables):
         env = dict(zip(variables, choice, strict=True))
         if holds(formula, instance, state, env):
@@ -118,7 +133,7 @@ def witness(
 
 
 def initial_state(system: System, instance: Instance) -> State:
-    """The state in which every run starts."""
+    """Return the state in which every run starts."""
     state: dict[Rel, frozenset[Tuple]] = {}
     for rel in system.rels:
         if rel.kind is Kind.STATIC:
@@ -138,7 +153,7 @@ def initial_state(system: System, instance: Instance) -> State:
 def failing_guard(
     act: Action, args: Tuple, instance: Instance, state: State
 ) -> Guard | None:
-    """The first guard that fails, or None when the action may fire."""
+    """Return the first guard that fails, or None when the action may fire."""
     env = dict(zip(act.params, args, strict=True))
     for guard in act.guards:
         if not holds(guard.condition, instance, state, env):
@@ -147,7 +162,7 @@ def failing_guard(
 
 
 def apply(act: Action, args: Tuple, instance: Instance, state: State) -> State:
-    """The state after a step (guards are not tested)."""
+    """Return the state after a step (guards are not tested)."""
     env = dict(zip(act.params, args, strict=True))
     after = dict(state)
     for update in act.updates:
@@ -180,6 +195,7 @@ def replay(system: System, instance: Instance, steps: Sequence[Step]) -> list[St
 
     Raises:
         ReplayError: an unknown action, a wrong argument or a guard that fails.
+
     """
     states = [initial_state(system, instance)]
     for number, step in enumerate(steps, 1):

@@ -24,6 +24,7 @@ class _SortReading:
         self.context = context
         self.sorts: dict[Sort, Expr] = {}
         self.symbols: dict[Rel | Fn, Expr] = {}
+        self.uses: dict[tuple[str, Sort], str] = {}
         self.counter = 0
 
     def sort(self, sort: Sort) -> Expr:
@@ -34,9 +35,24 @@ class _SortReading:
     def symbol(self, symbol: Rel | Fn) -> Expr:
         if symbol not in self.symbols:
             domain = [self.sort(s) for s in symbol.sorts]
-            result = self.sort(symbol.result) if isinstance(symbol, Fn) else z3.BoolSort(self.context)
+            result = z3.BoolSort(self.context)
+            if isinstance(symbol, Fn):
+                result = self.sort(symbol.result)
+                if not symbol.sorts:
+                    self.reserve(symbol.name, symbol.result, "constant")
             self.symbols[symbol] = z3.Function(symbol.name, *domain, result)
         return self.symbols[symbol]
+
+    def reserve(self, name: str, sort: Sort, use: str) -> None:
+        """Note what a z3 constant stands for; z3 takes equal names of one sort for one constant.
+
+        Raises:
+            ValueError: the name stands for something else already.
+
+        """
+        known = self.uses.setdefault((name, sort), use)
+        if known != use:
+            raise ValueError(f"{name} of sort {sort} would be a {known} and a {use}")
 
     def constant(self, value: bool) -> Expr:
         return z3.BoolVal(value, self.context)
@@ -54,10 +70,11 @@ class _SortReading:
         return z3.Not(value)
 
     def every(self, values: Sequence[Callable[[], Expr]]) -> Expr:
-        return z3.And([v() for v in values])
+        # z3 would build the empty conjunction in its main context, whatever ours is.
+        return z3.And([v() for v in values]) if values else self.constant(True)
 
     def some(self, values: Sequence[Callable[[], Expr]]) -> Expr:
-        return z3.Or([v() for v in values])
+        return z3.Or([v() for v in values]) if values else self.constant(False)
 
     def quantify(
         self,
@@ -83,20 +100,27 @@ class Uninterpreted:
         self._interpreter = Interpreter[Expr, Expr](self._reading)
 
     def formula(self, formula: Formula, env: Env[Expr]) -> Expr:
-        """A formula as a z3 term; free variables take their values from *env*."""
+        """Return a formula as a z3 term; free variables take their values from *env*."""
         return self._interpreter.formula(formula, env)
 
     def constants(self, variables: Sequence[Var], prefix: str) -> dict[Var, Expr]:
-        """A z3 constant for each variable."""
+        """Return a z3 constant, called *prefix* and its name, for each variable.
+
+        Raises:
+            ValueError: a constant symbol of that name and sort is in use.
+
+        """
+        for v in variables:
+            self._reading.reserve(f"{prefix}{v.name}", v.sort, "variable")
         return {
             v: z3.Const(f"{prefix}{v.name}", self._reading.sort(v.sort)) for v in variables
         }
 
 
 def z3_of(ground: Ground, bits: Sequence[Expr]) -> Expr:
-    """A ground formula over z3 Booleans, one for each bit of the state."""
+    """Return a ground formula over z3 Booleans, one for each bit of the state."""
     if isinstance(ground, bool):
-        return z3.BoolVal(ground)
+        return z3.BoolVal(ground, bits[0].ctx if bits else None)
     word, *parts = ground
     if word == "bit":
         return bits[parts[0]]

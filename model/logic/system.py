@@ -24,6 +24,7 @@ from dmaproof.model.logic.terms import (
     Var,
     and_,
     free_vars,
+    functions,
     not_,
     or_,
     relations,
@@ -50,6 +51,7 @@ class Guard:
         errno: what the call returns when this is the first guard that fails ("" for a step that
             merely waits, such as for a lock).
         source: where the rule is written ("" for the order of a program).
+
     """
 
     name: str
@@ -66,6 +68,7 @@ class Update:
         rel: the relation.
         variables: one per argument; `insert` and `delete` speak of them, of the action's
             parameters and of the state before.
+
     """
 
     rel: Rel
@@ -76,14 +79,17 @@ class Update:
     def __post_init__(self) -> None:
         if tuple(v.sort for v in self.variables) != self.rel.sorts:
             raise TypeError(f"update of {self.rel.name}: variables of the wrong sorts")
+        if len(set(self.variables)) != len(self.variables):
+            raise TypeError(f"update of {self.rel.name}: a variable stands for two arguments")
         if self.rel.kind is Kind.STATIC:
             raise TypeError(f"{self.rel.name} is static: no action may change it")
 
     def after(self, args: tuple[Term, ...]) -> Formula:
-        """What `rel` of *args* is after the step, as a formula over the state before."""
+        """Return what `rel` of *args* is after the step, as a formula over the state before."""
+        atom = self.rel(*args)  # tests number and sorts of the arguments
         mapping = dict(zip(self.variables, args, strict=True))
         insert, delete = substitute(self.insert, mapping), substitute(self.delete, mapping)
-        return or_(insert, and_(Atom(self.rel, args), not_(delete)))
+        return or_(insert, and_(atom, not_(delete)))
 
     def merged(self, other: Update) -> Update:
         """Both updates of one relation at once; what one inserts the other does not delete."""
@@ -101,16 +107,26 @@ def fresh_vars(rel: Rel) -> tuple[Var, ...]:
 
 
 def insert(rel: Rel, *args: Term, when: Formula | None = None) -> Update:
-    """Add one tuple (if *when* holds before the step)."""
+    """Add one tuple (if *when* holds before the step).
+
+    Raises:
+        TypeError: wrong number or sorts of arguments.
+
+    """
     xs = fresh_vars(rel)
-    same = and_(*(Eq(x, a) for x, a in zip(xs, args, strict=True)))
+    same = and_(*(Eq(x, a) for x, a in zip(xs, rel(*args).args, strict=True)))
     return Update(rel, xs, insert=same if when is None else and_(same, when))
 
 
 def delete(rel: Rel, *args: Term, when: Formula | None = None) -> Update:
-    """Remove one tuple (if *when* holds before the step)."""
+    """Remove one tuple (if *when* holds before the step).
+
+    Raises:
+        TypeError: wrong number or sorts of arguments.
+
+    """
     xs = fresh_vars(rel)
-    same = and_(*(Eq(x, a) for x, a in zip(xs, args, strict=True)))
+    same = and_(*(Eq(x, a) for x, a in zip(xs, rel(*args).args, strict=True)))
     return Update(rel, xs, delete=same if when is None else and_(same, when))
 
 
@@ -135,6 +151,7 @@ class Action:
         updates: at most one per relation, all at once.
         actor: who takes the step.
         says: sentence for a trace; ``{x}`` stands for parameter x.
+
     """
 
     name: str
@@ -146,6 +163,8 @@ class Action:
 
     def __post_init__(self) -> None:
         known = set(self.params)
+        if len({p.name for p in self.params}) != len(self.params):
+            raise TypeError(f"{self.name}: two parameters of one name")
         for guard in self.guards:
             loose = free_vars(guard.condition) - known
             if loose:
@@ -155,6 +174,12 @@ class Action:
             loose -= known | set(update.variables)
             if loose:
                 raise TypeError(f"{self.name}: update of {update.rel.name}: {_names(loose)} free")
+            hidden = known & set(update.variables)
+            if hidden:
+                # The update would speak of every tuple where its author meant the parameter.
+                raise TypeError(
+                    f"{self.name}: update of {update.rel.name} hides parameter {_names(hidden)}"
+                )
         rels = [u.rel for u in self.updates]
         if len(set(rels)) != len(rels):
             raise TypeError(f"{self.name}: two updates of one relation; merge them")
@@ -165,24 +190,26 @@ class Action:
         return and_(*(g.condition for g in self.guards))
 
     def update_of(self, rel: Rel) -> Update | None:
-        """The update of *rel*, if the action has one."""
+        """Return the update of *rel*, if the action has one."""
         return next((u for u in self.updates if u.rel == rel), None)
 
     def without_guard(self, name: str) -> Action:
-        """The action with one guard less.
+        """Leave one guard out (every one of that name).
 
         Raises:
             KeyError: no such guard.
+
         """
         if all(g.name != name for g in self.guards):
             raise KeyError(f"{self.name} has no guard {name}")
         return replace(self, guards=tuple(g for g in self.guards if g.name != name))
 
     def without_update(self, rel: str) -> Action:
-        """The action with the update of one relation left out.
+        """Leave the update of one relation out.
 
         Raises:
             KeyError: the action does not change that relation.
+
         """
         if all(u.rel.name != rel for u in self.updates):
             raise KeyError(f"{self.name} does not change {rel}")
@@ -213,6 +240,7 @@ class Module:
         name: what it models, for example ``container``.
         initial: initial content of a mutable relation as (variables, formula over statics);
             a relation that is not named starts empty.
+
     """
 
     name: str
@@ -228,7 +256,11 @@ class System:
     """A closed transition system.
 
     Attributes:
+        fns: all function symbols, constants included.
         rels: all relations; `module_of` tells which module brought each.
+        axioms: closed formulas over static relations, by name.
+        initial: initial content of mutable relations, as in `Module`.
+
     """
 
     name: str
@@ -241,6 +273,7 @@ class System:
 
     def __post_init__(self) -> None:
         known = set(self.rels)
+        self._check_symbols()
         for name, axiom in self.axioms.items():
             if free_vars(axiom):
                 raise TypeError(f"axiom {name} is not closed")
@@ -248,19 +281,39 @@ class System:
             if moving:
                 # Such an axiom silently disables every action that would break it.
                 raise TypeError(f"axiom {name} constrains mutable relations: {', '.join(moving)}")
-        for rel, (_, formula) in self.initial.items():
+        for rel, (variables, formula) in self.initial.items():
+            if rel not in known or rel.kind is Kind.STATIC:
+                raise TypeError(f"initial content of {rel.name}, which is no mutable relation here")
+            if tuple(v.sort for v in variables) != rel.sorts or len(set(variables)) != len(
+                variables
+            ):
+                raise TypeError(f"initial content of {rel.name}: variables of the wrong sorts")
+            loose = free_vars(formula) - set(variables)
+            if loose:
+                raise TypeError(f"initial content of {rel.name} leaves {_names(loose)} free")
             if any(r.kind is not Kind.STATIC for r in relations(formula)):
                 raise TypeError(f"initial content of {rel.name} must be given by static relations")
         for act in self.actions:
-            for formula in _formulas(act):
-                missing = relations(formula) - known
-                if missing:
-                    raise TypeError(f"{act.name} uses undeclared {_names(missing)}")
             for guard in act.guards:
                 ghosts = [r.name for r in relations(guard.condition) if r.kind is Kind.GHOST]
                 if ghosts and guard.errno:
                     # A user may know for whom it made a call; the kernel cannot refuse on it.
                     raise TypeError(f"{act.name}: guard {guard.name} reads ghost {ghosts[0]}")
+
+    def _check_symbols(self) -> None:
+        """Test that every symbol is declared and every action has its own name."""
+        rels, fns = set(self.rels), set(self.fns)
+        used = [(f"axiom {n}", a) for n, a in self.axioms.items()]
+        used += [(f"initial content of {r.name}", f) for r, (_, f) in self.initial.items()]
+        used += [(act.name, f) for act in self.actions for f in _formulas(act)]
+        for where, formula in used:
+            missing: list[Rel | Fn] = [*(relations(formula) - rels), *(functions(formula) - fns)]
+            if missing:
+                raise TypeError(f"{where} uses undeclared {_names(missing)}")
+        names = [act.name for act in self.actions]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise TypeError(f"two actions are called {twice[0]}")
 
     @property
     def sorts(self) -> tuple[Sort, ...]:
@@ -271,10 +324,11 @@ class System:
         return tuple(sorted(found))
 
     def action(self, name: str) -> Action:
-        """The action called *name*.
+        """Return the action called *name*.
 
         Raises:
             KeyError: none is.
+
         """
         for act in self.actions:
             if act.name == name:
@@ -282,10 +336,11 @@ class System:
         raise KeyError(f"{self.name} has no action {name}")
 
     def rel(self, name: str) -> Rel:
-        """The relation called *name*.
+        """Return the relation called *name*.
 
         Raises:
             KeyError: none is.
+
         """
         for rel in self.rels:
             if rel.name == name:
@@ -293,7 +348,12 @@ class System:
         raise KeyError(f"{self.name} has no relation {name}")
 
     def with_action(self, changed: Action) -> System:
-        """The system with one action exchanged (found by its name)."""
+        """Exchange one action (found by its name).
+
+        Raises:
+            KeyError: no action has that name.
+
+        """
         self.action(changed.name)
         new = tuple(changed if a.name == changed.name else a for a in self.actions)
         return replace(self, actions=new)
@@ -302,18 +362,20 @@ class System:
         """Forget relations: updates of them vanish, and so do guards that speak of them.
 
         The result allows every run of the original (guards only restrict), so what is proved of it
-        holds of the original; a run of it must be replayed on the original.
+        holds of the original; a run of it must be replayed on the original. Actions that change
+        nothing any more vanish too: in the result they would stutter.
 
         Raises:
             ValueError: another relation's new content depends on a dropped one.
+
         """
         actions = []
         for act in self.actions:
             updates = tuple(u for u in act.updates if u.rel not in dropped)
             for update in updates:
-                used = relations(update.insert) | relations(update.delete)
-                if used & dropped:
-                    raise ValueError(f"{act.name}: {update.rel.name} depends on {_names(used)}")
+                lost = (relations(update.insert) | relations(update.delete)) & dropped
+                if lost:
+                    raise ValueError(f"{act.name}: {update.rel.name} depends on {_names(lost)}")
             guards = tuple(g for g in act.guards if not relations(g.condition) & dropped)
             if updates:
                 actions.append(replace(act, guards=guards, updates=updates))
@@ -323,6 +385,7 @@ class System:
             axioms={n: a for n, a in self.axioms.items() if not relations(a) & dropped},
             initial={r: i for r, i in self.initial.items() if r not in dropped},
             actions=tuple(actions),
+            module_of={r: m for r, m in self.module_of.items() if r not in dropped},
         )
 
 
@@ -333,7 +396,9 @@ def compose(name: str, *modules: Module) -> System:
     the order of the modules, updates happen at once.
 
     Raises:
-        TypeError: two modules declare one symbol differently, or disagree on an action.
+        TypeError: two modules declare one symbol, axiom or initial content differently, or
+            disagree on the parameters of an action.
+
     """
     fns: dict[str, Fn] = {}
     rels: dict[str, Rel] = {}
@@ -349,8 +414,12 @@ def compose(name: str, *modules: Module) -> System:
             if rels.setdefault(rel.name, rel) != rel:
                 raise TypeError(f"relation {rel.name} is declared twice, differently")
             owner.setdefault(rel, module.name)
-        axioms.update(module.axioms)
-        initial.update(module.initial)
+        for label, axiom in module.axioms.items():
+            if axioms.setdefault(label, axiom) != axiom:
+                raise TypeError(f"axiom {label} is declared twice, differently")
+        for rel, content in module.initial.items():
+            if initial.setdefault(rel, content) != content:
+                raise TypeError(f"initial content of {rel.name} is given twice, differently")
         for act in module.actions:
             known = actions.get(act.name)
             actions[act.name] = _together(known, act) if known else act
@@ -376,12 +445,21 @@ def _formulas(act: Action) -> list[Formula]:
     return found
 
 
-def _names(items: Iterable[Var | Rel]) -> str:
+def _names(items: Iterable[Var | Rel | Fn]) -> str:
     return ", ".join(sorted(i.name for i in items))
 
 
 def weakest_precondition(act: Action, formula: Formula) -> Formula:
-    """What must hold before *act* (guards apart) so that *formula* holds after it."""
+    """Return what must hold before *act* (guards apart) so that *formula* holds after it.
+
+    A variable that is free in *formula* and a parameter of *act* means the parameter; name the free
+    variables of a claim about all objects differently.
+
+    Raises:
+        ValueError: a variable that *formula* binds is a parameter of *act*, or is bound in an
+            update too.
+
+    """
     match formula:
         case Atom(rel, args):
             update = act.update_of(rel)
@@ -402,7 +480,12 @@ def weakest_precondition(act: Action, formula: Formula) -> Formula:
 
 
 def initially(system: System, formula: Formula) -> Formula:
-    """*formula* with every mutable relation replaced by its initial content."""
+    """Return *formula* with every mutable relation replaced by its initial content.
+
+    Raises:
+        ValueError: *formula* binds a variable that an initial content binds too.
+
+    """
     match formula:
         case Atom(rel, args) if rel.kind is not Kind.STATIC:
             if rel not in system.initial:

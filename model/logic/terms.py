@@ -45,6 +45,7 @@ class Fn:
 
         Raises:
             TypeError: wrong number or sorts of arguments.
+
         """
         _check_sorts(self.name, self.sorts, args)
         return Apply(self, args)
@@ -90,6 +91,7 @@ class Rel:
 
         Raises:
             TypeError: wrong number or sorts of arguments.
+
         """
         _check_sorts(self.name, self.sorts, args)
         return Atom(self, args)
@@ -244,12 +246,12 @@ def ne(left: Term, right: Term) -> Formula:
 
 
 def forall(variables: Iterable[Var], body: Formula) -> Formula:
-    """Universal quantification; over nothing it is the body."""
+    """Universal quantification; over nothing it is the body (no sort is ever empty)."""
     return _quantify(True, tuple(variables), body)
 
 
 def exists(variables: Iterable[Var], body: Formula) -> Formula:
-    """Existential quantification; over nothing it is the body."""
+    """Existential quantification; over nothing it is the body (no sort is ever empty)."""
     return _quantify(False, tuple(variables), body)
 
 
@@ -269,7 +271,7 @@ def term_vars(term: Term) -> Iterator[Var]:
 
 
 def free_vars(formula: Formula) -> frozenset[Var]:
-    """The variables that no quantifier binds."""
+    """Return the variables that no quantifier binds."""
     match formula:
         case Atom(_, args):
             return frozenset(v for a in args for v in term_vars(a))
@@ -285,7 +287,7 @@ def free_vars(formula: Formula) -> frozenset[Var]:
 
 
 def relations(formula: Formula) -> frozenset[Rel]:
-    """The relation symbols that occur in a formula."""
+    """Return the relation symbols that occur in a formula."""
     match formula:
         case Atom(rel, _):
             return frozenset([rel])
@@ -298,6 +300,29 @@ def relations(formula: Formula) -> frozenset[Rel]:
     return frozenset()
 
 
+def functions(formula: Formula) -> frozenset[Fn]:
+    """Return the function symbols that occur in a formula, constants included."""
+    match formula:
+        case Atom(_, args):
+            return frozenset(f for a in args for f in _term_functions(a))
+        case Eq(left, right):
+            return frozenset([*_term_functions(left), *_term_functions(right)])
+        case Not(body):
+            return functions(body)
+        case And(parts) | Or(parts):
+            return frozenset().union(*(functions(p) for p in parts))
+        case Quantified(_, _, body):
+            return functions(body)
+    return frozenset()
+
+
+def _term_functions(term: Term) -> Iterator[Fn]:
+    if isinstance(term, Apply):
+        yield term.fn
+        for arg in term.args:
+            yield from _term_functions(arg)
+
+
 def substitute_term(term: Term, mapping: Mapping[Var, Term]) -> Term:
     """Replace variables in a term."""
     if isinstance(term, Var):
@@ -306,22 +331,31 @@ def substitute_term(term: Term, mapping: Mapping[Var, Term]) -> Term:
 
 
 def substitute(formula: Formula, mapping: Mapping[Var, Term]) -> Formula:
-    """Replace free variables.
+    """Replace free variables, all at once.
 
     Raises:
+        TypeError: a replacement is of another sort than its variable.
         ValueError: a replacement would be captured by a quantifier.
+
     """
+    for variable, term in mapping.items():
+        if variable.sort != term.sort:
+            raise TypeError(f"{variable} is a {variable.sort}, {term} a {term.sort}")
+    return _substitute(formula, mapping)
+
+
+def _substitute(formula: Formula, mapping: Mapping[Var, Term]) -> Formula:
     match formula:
         case Atom(rel, args):
             return Atom(rel, tuple(substitute_term(a, mapping) for a in args))
         case Eq(left, right):
             return Eq(substitute_term(left, mapping), substitute_term(right, mapping))
         case Not(body):
-            return not_(substitute(body, mapping))
+            return not_(_substitute(body, mapping))
         case And(parts):
-            return and_(*(substitute(p, mapping) for p in parts))
+            return and_(*(_substitute(p, mapping) for p in parts))
         case Or(parts):
-            return or_(*(substitute(p, mapping) for p in parts))
+            return or_(*(_substitute(p, mapping) for p in parts))
         case Quantified(universal, variables, body):
             inner = {k: v for k, v in mapping.items() if k not in variables}
             free = free_vars(body)
@@ -329,5 +363,5 @@ def substitute(formula: Formula, mapping: Mapping[Var, Term]) -> Formula:
             clash = used & set(variables)
             if clash:
                 raise ValueError(f"{sorted(v.name for v in clash)} would be captured in {formula}")
-            return _quantify(universal, variables, substitute(body, inner))
+            return _quantify(universal, variables, _substitute(body, inner))
     return formula
