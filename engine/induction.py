@@ -1,14 +1,15 @@
 """Inductive invariants over uninterpreted sorts: proofs for any number of everything.
 
-The candidates that are not inductive are dropped until none is left to drop (Houdini); what remains
-is an inductive invariant, and safety is asked of it. z3 decides each step; `unknown` never counts as
-a proof.
+Candidates that are not inductive are dropped until none is left to drop (Houdini); what remains is
+an inductive invariant, and safety is asked of it. Every hypothesis is a z3 assumption, so an
+unsatisfiable core says which clauses a step of the proof rests on; that drives the minimisation.
+`unknown` never counts as a proof.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import z3
 from dmaproof.engine.candidates import Clause
 from dmaproof.model.logic.smt import Uninterpreted
 from dmaproof.model.logic.system import Action, System, initially, weakest_precondition
-from dmaproof.model.logic.terms import TRUE, Formula, free_vars, not_
+from dmaproof.model.logic.terms import TRUE, Formula, not_
 
 Expr = Any
 
@@ -53,135 +54,250 @@ class Clock:
         return left
 
 
-class _Step:
-    """The consecution of all clauses by one action."""
+class _Query:
+    """A solver with named assumptions."""
 
-    def __init__(self, houdini: Houdini, act: Action) -> None:
-        self.act = act
-        self.houdini = houdini
+    def __init__(self, what: str, background: Iterable[Expr]) -> None:
+        self.what = what
         self.solver = z3.Solver()
-        self.solver.add(houdini.background)
-        reading = houdini.reading
-        params = reading.constants(act.params, "")
-        for guard in act.guards:
-            self.solver.add(reading.formula(guard.condition, params))
-        self.breaks: dict[int, Expr] = {}
-        for i, clause in enumerate(houdini.clauses):
-            self.solver.add(houdini.implied[i])
-            after = weakest_precondition(act, clause.matrix)
-            if after == clause.matrix:
-                continue  # the action does not touch it
-            values = {**params, **houdini.skolem[i]}
-            broken = z3.Bool(f"break!{i}")
-            self.solver.add(z3.Implies(broken, reading.formula(not_(after), values)))
-            self.breaks[i] = broken
-        self.used: set[int] | None = None  # clauses that the last proof rested on
+        self.solver.add(list(background))
 
-    def drop(self, alive: set[int], clock: Clock) -> bool:
-        """Take clauses that the action breaks out of *alive*; whether there were any."""
-        if self.used is not None and self.used <= alive:
-            return False  # the last proof still stands
-        dropped = False
-        hold = self.houdini.hold
-        while True:
-            asked = [i for i in self.breaks if i in alive]
-            if not asked:
-                self.used = set()
-                return dropped
-            self.solver.set("timeout", clock.left_ms(self.act.name))
-            self.solver.push()
-            self.solver.add(z3.Or([self.breaks[i] for i in asked]))
-            result = self.solver.check([hold[i] for i in sorted(alive)])
-            if result == z3.unsat:
-                core = {str(x) for x in self.solver.unsat_core()}
-                self.used = {i for i in alive if str(hold[i]) in core}
-                self.solver.pop()
-                return dropped
-            if result == z3.unknown:
-                reason = self.solver.reason_unknown()
-                self.solver.pop()
-                raise GaveUp(f"z3 answers unknown at {self.act.name} ({reason})")
-            model = self.solver.model()
-            broken = {i for i in asked if z3.is_true(model[self.breaks[i]])}
-            self.solver.pop()
-            alive -= broken
-            dropped = True
-
-
-class Houdini:
-    """Candidates and the queries about them; symbols and hypotheses are shared by all queries."""
-
-    def __init__(
-        self,
-        system: System,
-        premises: Iterable[Formula],
-        clauses: Sequence[Clause],
-        given: Sequence[Clause] = (),
-    ) -> None:
-        """Prepare the queries.
-
-        Args:
-            system: the transition system.
-            premises: assumed besides its axioms.
-            clauses: the candidates.
-            given: clauses that are known to be invariant.
-        """
-        assumed = [*system.axioms.values(), *premises, *(c.closed for c in given)]
-        self.system = system
-        self.reading = Uninterpreted()
-        self.background = [self.reading.formula(a, {}) for a in assumed]
-        self.clauses = [c for c in clauses if self._starts(c)]
-        self.hold = [z3.Bool(f"hold!{i}") for i in range(len(self.clauses))]
-        self.implied = [
-            z3.Implies(h, self.reading.formula(c.closed, {}))
-            for h, c in zip(self.hold, self.clauses, strict=True)
-        ]
-        self.skolem = [self.reading.constants(c.variables, "sk!") for c in self.clauses]
-
-    def _starts(self, clause: Clause) -> bool:
-        """Whether a clause holds initially."""
-        first = initially(self.system, clause.matrix)
-        if first == TRUE:
-            return True
-        solver = z3.Solver()
-        solver.set("timeout", 2000)
-        solver.add(self.background)
-        values = self.reading.constants(clause.variables, "sk!")
-        solver.add(self.reading.formula(not_(first), values))
-        return bool(solver.check() == z3.unsat)  # a candidate may be given up on unknown
-
-    def run(self, clock: Clock) -> list[Clause]:
-        """The largest inductive subset of the candidates.
+    def core(self, assumptions: Mapping[str, Expr], clock: Clock) -> frozenset[str] | None:
+        """Names of assumptions that suffice for unsatisfiability, or None if satisfiable.
 
         Raises:
             GaveUp: the solver did not answer.
         """
-        alive = set(range(len(self.clauses)))
-        steps = [_Step(self, act) for act in self.system.actions]
+        self.solver.set("timeout", clock.left_ms(self.what))
+        result = self.solver.check(list(assumptions.values()))
+        if result == z3.unknown:
+            raise GaveUp(f"z3 answers unknown at {self.what} ({self.solver.reason_unknown()})")
+        if result == z3.sat:
+            return None
+        used = {str(x) for x in self.solver.unsat_core()}
+        return frozenset(n for n, e in assumptions.items() if str(e) in used)
+
+
+class _Step(_Query):
+    """Consecution by one action."""
+
+    def __init__(self, owner: Inductor, act: Action) -> None:
+        super().__init__(f"consecution by {act.name}", owner.background)
+        reading = owner.reading
+        params = reading.constants(act.params, "")
+        for guard in act.guards:
+            self.solver.add(reading.formula(guard.condition, params))
+        self.breaks: dict[int, Expr] = {}
+        for i, clause in enumerate(owner.clauses):
+            after = weakest_precondition(act, clause.matrix)
+            if after == clause.matrix:
+                continue  # the action does not touch it
+            values = {**params, **owner.skolem[i]}
+            broken = z3.Bool(f"break!{i}")
+            self.solver.add(z3.Implies(broken, reading.formula(not_(after), values)))
+            self.breaks[i] = broken
+
+    def broken_by(
+        self, asked: Sequence[int], assumptions: Mapping[str, Expr], clock: Clock
+    ) -> tuple[set[int], frozenset[str]]:
+        """Some of the clauses *asked* that the action breaks; if none, the core of the proof."""
+        self.solver.push()
+        try:
+            self.solver.add(z3.Or([self.breaks[i] for i in asked]))
+            core = self.core(assumptions, clock)
+            if core is not None:
+                return set(), core
+            model = self.solver.model()
+            return {i for i in asked if z3.is_true(model[self.breaks[i]])}, frozenset()
+        finally:
+            self.solver.pop()
+
+
+class Inductor:
+    """Clauses, premises and the queries about them.
+
+    Clauses are named by their number, premises by their name; a set of names that a query is asked
+    under is a set of assumptions.
+    """
+
+    def __init__(
+        self, system: System, premises: Mapping[str, Formula], clauses: Sequence[Clause]
+    ) -> None:
+        self.system = system
+        self.reading = Uninterpreted()
+        self.premises = dict(premises)
+        self.clauses = list(clauses)
+        self._names: dict[str, Expr] = {}
+        self.background: list[Expr] = [
+            self.reading.formula(a, {}) for a in system.axioms.values()
+        ]
+        for name, formula in premises.items():
+            self._assume(name, formula)
+        for i, clause in enumerate(self.clauses):
+            self._assume(str(i), clause.closed)
+        self.skolem = [self.reading.constants(c.variables, "sk!") for c in self.clauses]
+        self._steps = [_Step(self, act) for act in system.actions]
+        self._safety: dict[Formula, _Query] = {}
+
+    def _assume(self, name: str, formula: Formula) -> None:
+        literal = self._names[name] = z3.Bool(f"hold!{name}")
+        self.background.append(z3.Implies(literal, self.reading.formula(formula, {})))
+
+    def _under(self, premises: Iterable[str], alive: Iterable[int]) -> dict[str, Expr]:
+        names = [*premises, *(str(i) for i in sorted(alive))]
+        return {n: self._names[n] for n in names}
+
+    def starts(self, clause: Clause, premises: Iterable[str], clock: Clock) -> bool:
+        """Whether a clause holds initially; a candidate is given up when that is not plain."""
+        first = initially(self.system, clause.matrix)
+        if first == TRUE:
+            return True
+        query = _Query("initiation", self.background)
+        values = self.reading.constants(clause.variables, "sk!")
+        query.solver.add(self.reading.formula(not_(first), values))
+        try:
+            return query.core(self._under(premises, ()), clock) is not None
+        except GaveUp:
+            return False
+
+    def inductive(
+        self, candidates: Iterable[int], given: Iterable[int], premises: Sequence[str], clock: Clock
+    ) -> set[int]:
+        """The largest subset of *candidates* that is inductive together with *given*.
+
+        Args:
+            candidates: numbers of clauses that may be dropped.
+            given: numbers of clauses known to be invariant.
+            premises: names of premises assumed.
+            clock: the deadline.
+
+        Raises:
+            GaveUp: the solver did not answer.
+        """
+        known = set(given)
+        alive = {i for i in candidates if self.starts(self.clauses[i], premises, clock)}
+        rests_on: dict[int, frozenset[str]] = {}
         changed = True
         while changed:
             changed = False
-            for step in steps:
-                if step.drop(alive, clock):
+            for number, step in enumerate(self._steps):
+                names = {str(i) for i in known | alive} | set(premises)
+                if number in rests_on and rests_on[number] <= names:
+                    continue  # the last proof still stands
+                asked = [i for i in step.breaks if i in alive]
+                while asked:
+                    broken, core = step.broken_by(
+                        asked, self._under(premises, known | alive), clock
+                    )
+                    if not broken:
+                        rests_on[number] = core
+                        break
+                    alive -= broken
                     changed = True
-        return [self.clauses[i] for i in sorted(alive)]
+                    asked = [i for i in asked if i in alive]
+        return alive
+
+    def safety(
+        self, goal: Formula, alive: Iterable[int], premises: Sequence[str], clock: Clock
+    ) -> frozenset[str] | None:
+        """What a closed *goal* rests on, or None when it does not follow.
+
+        Raises:
+            GaveUp: the solver did not answer.
+        """
+        query = self._safety.get(goal)
+        if query is None:
+            query = self._safety[goal] = _Query("safety", self.background)
+            query.solver.add(self.reading.formula(not_(goal), {}))
+        return query.core(self._under(premises, alive), clock)
+
+    def minimal(
+        self, goal: Formula, alive: set[int], premises: Sequence[str], clock: Clock
+    ) -> list[int]:
+        """A subset of *alive* that proves *goal* and from which no clause can be dropped.
+
+        Raises:
+            GaveUp: the solver did not answer.
+        """
+        return _Minimiser(self, goal, premises, clock).run(alive)
+
+    def consecution(
+        self, clause: int, action: int, alive: Iterable[int], premises: Sequence[str], clock: Clock
+    ) -> frozenset[str] | None:
+        """What a clause's survival of an action rests on; None when it does not survive."""
+        step = self._steps[action]
+        if clause not in step.breaks:
+            return frozenset()
+        broken, core = step.broken_by([clause], self._under(premises, alive), clock)
+        return None if broken else core
 
 
-def entailed(hypotheses: Iterable[Formula], goal: Formula, clock: Clock, what: str) -> bool:
-    """Whether *goal* (free variables universal) follows.
+class _Minimiser:
+    """Closes a core of clauses under consecution, then drops what can be dropped."""
 
-    Raises:
-        GaveUp: the solver did not answer.
-    """
-    if goal == TRUE:
+    def __init__(
+        self, inductor: Inductor, goal: Formula, premises: Sequence[str], clock: Clock
+    ) -> None:
+        self.inductor = inductor
+        self.goal = goal
+        self.premises = premises
+        self.clock = clock
+        self.actions = range(len(inductor.system.actions))
+        self.cores: dict[tuple[int, int], frozenset[str]] = {}  # (clause, action); (-1, 0): safety
+
+    def _ask(self, query: tuple[int, int], kept: Iterable[int]) -> frozenset[str] | None:
+        clause, action = query
+        if clause < 0:
+            return self.inductor.safety(self.goal, kept, self.premises, self.clock)
+        return self.inductor.consecution(clause, action, kept, self.premises, self.clock)
+
+    def run(self, alive: set[int]) -> list[int]:
+        kept = self._closure(alive)
+        changed = True
+        while changed:
+            changed = False
+            # Long clauses first: what remains is easier to read.
+            for clause in sorted(kept, key=lambda i: (-len(self.inductor.clauses[i].literals), -i)):
+                if self._droppable(clause, kept):
+                    kept.discard(clause)
+                    changed = True
+        return sorted(kept)
+
+    def _closure(self, alive: set[int]) -> set[int]:
+        core = self._ask((-1, 0), alive)
+        if core is None:
+            raise ValueError("the goal does not follow from the clauses")
+        self.cores[-1, 0] = core
+        kept: set[int] = set()
+        todo = self._clauses(core)
+        while todo:
+            kept |= todo
+            more: set[int] = set()
+            for clause in sorted(todo):
+                for action in self.actions:
+                    found = self._ask((clause, action), kept | more)
+                    if found is None:
+                        found = self._ask((clause, action), alive)
+                    if found is None:
+                        raise ValueError("the clauses are not inductive")
+                    self.cores[clause, action] = found
+                    more |= self._clauses(found) - kept
+            todo = more
+        return kept
+
+    def _clauses(self, core: frozenset[str]) -> set[int]:
+        return {int(n) for n in core if n.isdigit()}
+
+    def _droppable(self, clause: int, kept: set[int]) -> bool:
+        rest = kept - {clause}
+        fresh: dict[tuple[int, int], frozenset[str]] = {}
+        for query, core in self.cores.items():
+            if query[0] == clause or (query[0] >= 0 and query[0] not in rest):
+                continue
+            if str(clause) in core:
+                found = self._ask(query, rest)
+                if found is None:
+                    return False
+                fresh[query] = found
+        self.cores.update(fresh)
         return True
-    reading = Uninterpreted()
-    solver = z3.Solver()
-    solver.set("timeout", clock.left_ms(what))
-    solver.add([reading.formula(h, {}) for h in hypotheses])
-    names = reading.constants(sorted(free_vars(goal), key=lambda x: x.name), "sk!")
-    solver.add(reading.formula(not_(goal), names))
-    result = solver.check()
-    if result == z3.unknown:
-        raise GaveUp(f"z3 answers unknown at {what} ({solver.reason_unknown()})")
-    return bool(result == z3.unsat)

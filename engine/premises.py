@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmaproof.model.logic.terms import TRUE, Eq, Formula, and_, forall, implies, not_
+from dmaproof.model.logic.terms import TRUE, Eq, Formula, Var, and_, forall, implies, not_
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Premise
@@ -28,4 +28,19 @@ def premise_formula(premise: Premise, model: Model) -> Formula:
         case Premise.NO_P2P:
             emitter = and_(v.P2P(v.F1, v.H1), model.scheme.eligible(v.F1))
             return forall((v.F1, v.H1), implies(emitter, Eq(v.F1, v.H1)))
+        case Premise.P2P_IN_GROUP:
+            same = Eq(v.group(v.F1), v.group(v.H1))
+            return forall((v.F1, v.H1), implies(v.P2P(v.F1, v.H1), same))
+        case Premise.NOTHING_BINDABLE:
+            return forall((v.F1,), not_(bindable(model, v.F1)))
     return TRUE
+
+
+def bindable(model: Model, function: Var) -> Formula:
+    """The machine's facts allow a bind for this function."""
+    scheme = model.scheme
+    guards = model.design.guards
+    alone = scheme.single(v.group(function)) if guards.singleton else TRUE
+    if guards.singleton_container:
+        alone = scheme.single(v.group(function))
+    return and_(scheme.eligible(function), alone)

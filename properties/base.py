@@ -25,6 +25,8 @@ class Premise(StrEnum):
     CLOSED_GROUPING = "closed_grouping"  # acts(f, h) implies one group
     NO_EDGES = "no_edges"  # acts(f, h) implies f = h
     NO_P2P = "no_p2p"  # p2p(f, g) implies f = g, for functions that can be bound
+    P2P_IN_GROUP = "p2p_in_group"  # p2p(f, g) implies one group
+    NOTHING_BINDABLE = "nothing_bindable"  # the machine's facts refuse every bind
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Property:
         violated: what a violation means, in one sentence; ``{f}`` and so on are its objects.
         formula: the property of a design, as a closed formula.
         needs_containers: it speaks of containers, which some designs do not have.
-        objects: it is meaningful for designs with these objects only (empty: all).
+        applies: whether it has a meaning for a design.
         premises: premises a proof may need, weakest first.
     """
 
@@ -49,4 +51,3 @@ class Property:
     needs_containers: bool = False
     applies: Callable[[Model], bool] = lambda _: True
     premises: tuple[Premise, ...] = (Premise.NONE,)
-    fabric: bool = False

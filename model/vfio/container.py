@@ -85,13 +85,26 @@ class Containers:
         if self.wide:
             rels += self.leave.stages
             actions += [self._unset_wide(), *self._leave_actions()]
-            if self.binder is not None:
-                lock = Guard("no-call-in-progress", not_(self.in_progress(v.C)))
-                args = (*self.scheme.caller, *self.scheme.args)
-                actions += [action(n, args, [lock]) for n in ("bind.enter", "unbind.enter")]
+            actions += self._locked()
         else:
             actions.append(self._unset_narrow())
         return Module("container", rels=tuple(rels), actions=tuple(actions))
+
+    def _locked(self) -> list[Action]:
+        """Calls that take the container's lock, and writes that a leaving function ends."""
+        scheme = self.scheme
+        lock = Guard("container-not-locked", not_(self.in_progress(v.C)))
+        names = ("bind.enter", "unbind.enter")
+        args = (*scheme.caller, *scheme.args)
+        if scheme.payload is Payload.MAP:
+            names, args = ("map", "unmap.enter"), (v.F, v.C, v.S)
+        found = [action(n, args, [lock]) for n in names]
+        if scheme.payload is Payload.TABLE:
+            leaving = or_(*(r(v.group(v.F)) for r in self.leave.stages))
+            # The user has given the function back; it no longer makes entries for its work.
+            stays = Guard("function-not-leaving", not_(leaving))
+            found.append(action("table.write", (*scheme.caller, v.P, v.S), [stays]))
+        return found
 
     def _set_container(self) -> Action:
         scheme = self.scheme
@@ -111,7 +124,7 @@ class Containers:
                     Guard("group-is-singleton", or_(not_(bound), scheme.single(v.G)), "EINVAL",
                           "host SVA v2, 13/40")
                 )
-            guards.append(Guard("no-call-in-progress", not_(self.in_progress(v.C))))
+            guards.append(Guard("container-not-locked", not_(self.in_progress(v.C))))
         updates = [insert(v.IN, v.G, v.C)]
         if self.replays:
             updates.append(insert(JOINING, v.G))
@@ -179,7 +192,7 @@ class Containers:
 
     def _unset_wide(self) -> Action:
         guards = [*self._unset_guards(),
-                  Guard("no-call-in-progress", not_(self.in_progress(v.C)))]
+                  Guard("container-not-locked", not_(self.in_progress(v.C)))]
         return action("unset-container", (v.G, v.C), guards, [self.leave.begin(v.G)], Actor.USER,
                       "VFIO_GROUP_UNSET_CONTAINER of {grp} and container {c} begins")
 
