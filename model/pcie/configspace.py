@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from dmaproof.model.pcie import quirks
-from dmaproof.model.pcie.topology import Acs, Bdf, Device, PortKind, Sriov
+from dmaproof.model.pcie.device import Acs, Bdf, Device, PortKind, Sriov
 from dmaproof.model.rules import rule
 
 CAP_PCIE = 0x10

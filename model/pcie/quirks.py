@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmaproof.model.pcie.topology import ACS_BITS, AMD_IOMMU_CLASS, Bdf, Device, PortKind
+from dmaproof.model.pcie.device import ACS_BITS, AMD_IOMMU_CLASS, Bdf, Device, PortKind
 from dmaproof.model.rules import rule
 
 INTEL, AMD, ATI = 0x8086, 0x1022, 0x1002
