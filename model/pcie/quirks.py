@@ -80,7 +80,9 @@ VOUCHED_PORTS: dict[int, frozenset[int]] = {
         {0x3C09, 0x3C19, 0x3C29, 0x7A09, 0x7A19, 0x7A29, 0x7A39, 0x7A49, 0x7A59, 0x7A69}
     ),  # Loongson
     0x1957: frozenset(
-        base + step for base in (0x8D80, 0x8D88) for step in (0, 1, 2, 3, 16, 17, 18, 19, 32, 33)
+        base + step
+        for base in (0x8D80, 0x8D88)
+        for step in (0, 1, 2, 3, 16, 17, 18, 19, 32, 33, 48, 49)
     ),  # NXP LX2xx0, LX2xx2
 }
 """Ports without ACS capability that behave as if SV, RR, CR and UF were on."""
