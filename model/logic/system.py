@@ -295,10 +295,14 @@ class System:
                 raise TypeError(f"initial content of {rel.name} must be given by static relations")
         for act in self.actions:
             for guard in act.guards:
-                ghosts = [r.name for r in relations(guard.condition) if r.kind is Kind.GHOST]
-                if ghosts and guard.errno:
-                    # A user may know for whom it made a call; the kernel cannot refuse on it.
+                ghosts = _ghosts(guard.condition)
+                if ghosts and (guard.errno or act.actor is not Actor.USER):
+                    # A user may know for whom it made a call; nothing else can act on it.
                     raise TypeError(f"{act.name}: guard {guard.name} reads ghost {ghosts[0]}")
+            for update in act.updates:
+                ghosts = _ghosts(update.insert) + _ghosts(update.delete)
+                if ghosts and update.rel.kind is not Kind.GHOST:
+                    raise TypeError(f"{act.name}: {update.rel.name} depends on ghost {ghosts[0]}")
 
     def _check_symbols(self) -> None:
         """Test that every symbol is declared and every action has its own name."""
@@ -443,6 +447,10 @@ def _formulas(act: Action) -> list[Formula]:
     for update in act.updates:
         found += [Atom(update.rel, update.variables), update.insert, update.delete]
     return found
+
+
+def _ghosts(formula: Formula) -> list[str]:
+    return sorted(r.name for r in relations(formula) if r.kind is Kind.GHOST)
 
 
 def _names(items: Iterable[Var | Rel | Fn]) -> str:

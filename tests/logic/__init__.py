@@ -1,0 +1,1 @@
+"""Tests of the logic and of what is written in it."""
