@@ -351,6 +351,16 @@ class Fabric:
                     queue.append((other, [*chain, p2p.edges[node, other]["edge"]]))
         return best
 
+    def crossings(self, home: Mapping[Bdf, int], assume: Assume) -> list[tuple[Bdf, Bdf]]:
+        """Return the pairs of acts that leave their group; none: the grouping is closed.
+
+        Args:
+            home: group id of each requester (`groups.group_of`).
+            assume: values of the assumptions.
+
+        """
+        return [(f, h) for f, h in self.acts(assume).edges if home[f] != home[h]]
+
     def components(self, assume: Assume) -> list[tuple[Bdf, ...]]:
         """Return the sets of requesters that leak channels connect, in address order."""
         graph = self._graph(assume, set(Channel) - {Channel.MISROUTE})

@@ -12,7 +12,7 @@ from dmaproof.model.errors import InputError
 BDF_PATTERN = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})\.([0-7])")
 
 HOST_BRIDGE_CLASS = 0x0600
-AMD_IOMMU_CLASS = 0x0806
+IOMMU_CLASS = 0x0806
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -254,8 +254,8 @@ class Device:
 
     @property
     def is_requester(self) -> bool:
-        """Whether it starts DMA of its own: no port, no bridge, no host bridge."""
-        return not self.is_bridge and self.class_code != HOST_BRIDGE_CLASS
+        """Whether it starts DMA that an IOMMU judges: no port, bridge, host bridge or IOMMU."""
+        return not self.is_bridge and self.class_code not in {HOST_BRIDGE_CLASS, IOMMU_CLASS}
 
     def __str__(self) -> str:
         return f"{self.label} ({self.bdf})" if self.label else str(self.bdf)

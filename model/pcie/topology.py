@@ -16,9 +16,9 @@ import networkx as nx
 from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.device import (
     ACS_BITS,
-    AMD_IOMMU_CLASS,
     BDF_PATTERN,
     HOST_BRIDGE_CLASS,
+    IOMMU_CLASS,
     Acs,
     Bdf,
     Device,
@@ -29,8 +29,8 @@ from dmaproof.model.rules import rule
 
 __all__ = [
     "ACS_BITS",
-    "AMD_IOMMU_CLASS",
     "HOST_BRIDGE_CLASS",
+    "IOMMU_CLASS",
     "Acs",
     "Bdf",
     "Device",
@@ -241,6 +241,25 @@ class Machine:
             for member in reversed(members):
                 stack.extend(sorted(below.get(member, ()), reverse=True))
         return tuple(order)
+
+    def restrict(self, wanted: Iterable[Bdf], name: str = "") -> Machine:
+        """Return the machine with only *wanted*, the ports above them and their PFs.
+
+        Routes between the functions that stay are unchanged. Groups are not: they depend on what
+        was left out, so take them from the whole machine.
+
+        Raises:
+            InputError: one of *wanted* is not there.
+
+        """
+        # AMD's south bridge quirk asks whether the machine has an IOMMU function.
+        keep = {device.bdf for device in self.devices if device.class_code == IOMMU_CLASS}
+        for bdf in wanted:
+            physfn = self.device(bdf).physfn
+            for start in (bdf, physfn) if physfn else (bdf,):
+                keep.update((start, *self.ancestors(start)))
+        kept = (device for device in self.devices if device.bdf in keep)
+        return Machine(name or self.name, kept, self.warnings)
 
     def by_label(self, name: str) -> Device:
         """Find a function by label ("A"), address, or letter (A is the first requester).

@@ -10,12 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from dmaproof.model.pcie.acs import (
     REQ_ACS_FLAGS,
     first_gap,
+    pasid_path_ok,
     pci_acs_enabled,
     pci_acs_flags_enabled,
     pci_acs_path_enabled,
     why_not,
 )
 from dmaproof.model.pcie.channels import PERMISSIVE, Fabric
+from dmaproof.model.pcie.configspace import ConfigSpace, decode, encode
 from dmaproof.model.pcie.groups import LinuxGrouping, dma_aliases, groups
 from dmaproof.model.pcie.machines import machine
 from dmaproof.model.pcie.routing import MachineAcs
@@ -307,3 +309,103 @@ def test_addresses() -> None:
     bdf = Bdf.parse("1c:1f.7")
     assert str(bdf) == "0000:1c:1f.7" and bdf.rid == 0x1CFF and Bdf.from_rid(0x1CFF) == bdf
     assert Bdf.parse("10000:e1:00.0") > bdf
+
+
+# -- corners of the fabric -------------------------------------------------------------------------
+
+LOOSE = {**PERMISSIVE, "mfd_rid_honest": False, "rc_p2p": True}
+
+
+def two_ports(control: int, first: str = "01:00.0", second: str = "02:00.0") -> Machine:
+    acs = Acs(0x5F, control)
+    left, right = Bdf.parse(first), Bdf.parse(second)
+    return Machine(
+        "test",
+        [
+            root_port(f"{left.domain:04x}:00:01.0", left.bus, left.bus, acs),
+            root_port(f"{right.domain:04x}:00:02.0", right.bus, right.bus, acs),
+            function(first),
+            function(second),
+        ],
+    )
+
+
+def test_redirection_at_the_root_port_keeps_requests_off_the_root_complex() -> None:
+    assert not Fabric(two_ports(SV | RR)).p2p(LOOSE).edges
+    assert len(Fabric(two_ports(SV | UF)).p2p(LOOSE).edges) == 2
+
+
+def test_spoofing_stays_in_its_domain() -> None:
+    assert len(Fabric(two_ports(0)).identity(LOOSE).edges) == 2
+    assert not Fabric(two_ports(0, second="0001:02:00.0")).identity(LOOSE).edges
+
+
+def test_integrated_functions_spoof_only_siblings_and_only_if_dishonest() -> None:
+    kind = PortKind.RC_INTEGRATED_ENDPOINT
+    places = ("00:04.0", "00:04.1", "00:05.0")
+    fabric = Fabric(Machine("test", [function(place, kind) for place in places]))
+    first, second, _ = map(Bdf.parse, places)
+    assert not fabric.identity(PERMISSIVE).edges
+    assert set(fabric.identity(LOOSE).edges) == {(first, second), (second, first)}
+
+
+def test_a_request_lands_once() -> None:
+    found = machine("SWR")
+    edges = [edge for edge in Fabric(found).edges(LOOSE) if edge.channel == "peer-to-peer"]
+    assert len(edges) == 2
+
+
+def test_loopback_and_the_port_above_are_two_ways() -> None:
+    functions = [function("01:00.0"), function("01:00.1")]
+    found = Machine("test", [root_port("00:01.0", 1, 1), *functions])
+    data = Fabric(found).p2p(PERMISSIVE).edges[functions[0].bdf, functions[1].bdf]
+    assert [len(edge.requires) for edge in data["edges"]] == [1, 0]
+    # The one that needs no assumption explains the pair.
+    assert data["edge"].requires == frozenset()
+
+
+def test_a_grouped_sibling_of_an_alias_counts() -> None:
+    kind = PortKind.CONVENTIONAL
+    places = [Bdf.parse(place) for place in ("00:02.0", "00:03.0", "00:03.1")]
+    found = Machine(
+        "test",
+        [
+            function("00:02.0", kind, aliases=frozenset({places[1]})),
+            function("00:03.0", kind),
+            function("00:03.1", kind),
+        ],
+    )
+    (group,) = LinuxGrouping(found, (places[2], places[0], places[1])).run()
+    assert "functions of one device" in group.why[0]
+
+
+def test_bridges_that_keep_requester_ids() -> None:
+    below = function("02:01.0", PortKind.CONVENTIONAL)
+
+    def ids(bridge: Device) -> list[int]:
+        found = Machine("test", [root_port("00:01.0", 1, 2, ON), bridge, below])
+        return [alias.rid for _, alias in dma_aliases(found, below.bdf)]
+
+    plain = port("01:00.0", PortKind.PCIE_TO_PCI_BRIDGE, 2, 2)
+    assert ids(plain) == [0x208, 0x200]
+    assert ids(replace(plain, vendor=0x1A03, device=0x1150)) == [0x208]
+    assert ids(replace(plain, vendor=0x14E4, device=0x9000)) == [0x208]
+    assert ids(replace(plain, kind=PortKind.PCI_TO_PCIE_BRIDGE)) == [0x208, 0x100]
+
+
+def test_pasid_of_a_virtual_function_is_a_matter_of_its_physical_function() -> None:
+    physical = function("01:00.0", sriov=Sriov(True, 1, 1, 1, 1), multifunction=True)
+    virtual = function("01:00.1")
+    found = Machine("test", [root_port("00:01.0", 1, 1, ON), physical, virtual])
+    assert not pasid_path_ok(found, virtual.bdf)
+    isolated = replace(physical, acs=ON)
+    found = Machine("test", [root_port("00:01.0", 1, 1, ON), isolated, virtual])
+    assert pasid_path_ok(found, virtual.bdf)
+
+
+def test_registers_out_of_range() -> None:
+    gone = decode(Bdf.parse("01:00.0"), ConfigSpace(b"\xff" * 4096))
+    assert not gone.multifunction and gone.header_type == 0 and gone.acs is None
+    data = bytearray(encode(replace(machine("S").by_label("A"), label="")))
+    data[0x105] = 0x1F
+    assert decode(Bdf.parse("01:00.0"), ConfigSpace(bytes(data))).pasid == 20

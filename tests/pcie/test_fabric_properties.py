@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise, product
 
+import networkx as nx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -117,9 +118,36 @@ def test_acts_is_influence_then_identity(machine: Machine, assume) -> None:
         chain = fabric.witness(source, owner, assume)
         assert bool(chain) == (expected and source != owner)
         if chain:
+            assert len(chain) == _distance(fabric, source, owner, assume)
             assert chain[0].source == source and chain[-1].target == owner
             assert all(a.target == b.source for a, b in pairwise(chain))
             assert all(edge.channel is Channel.PEER_TO_PEER for edge in chain[:-1])
+
+
+def _distance(fabric: Fabric, source: Bdf, owner: Bdf, assume: dict[str, bool]) -> int:
+    """Hops of the shortest way from *source* to an id of *owner*, found the slow way."""
+    hops = {source: 0}
+    if assume["deputy"]:
+        hops = nx.single_source_shortest_path_length(fabric.p2p(assume), source)
+    identity = fabric.identity(assume)
+    return min(
+        length + (node != owner)
+        for node, length in hops.items()
+        if node == owner or identity.has_edge(node, owner)
+    )
+
+
+@given(machines(), assumptions, st.data())
+@few
+def test_a_restricted_machine_keeps_the_routes(machine: Machine, assume, data) -> None:
+    nodes = [device.bdf for device in machine.functions]
+    if not nodes:
+        return
+    kept = data.draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=3))
+    part = machine.restrict(kept)
+    whole, less = Fabric(machine).p2p(assume), Fabric(part).p2p(assume)
+    assert set(kept) <= set(less.nodes)
+    assert {edge for edge in whole.edges if set(edge) <= set(less.nodes)} == set(less.edges)
 
 
 @given(machines())
