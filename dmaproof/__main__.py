@@ -1,0 +1,5 @@
+"""``python -m dmaproof``."""
+
+from dmaproof.cli import main
+
+main()
