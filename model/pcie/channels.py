@@ -6,11 +6,11 @@ Edges lead between requesters. Each says what it needs to be true of disputed ha
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 
 import networkx as nx
 
@@ -332,24 +332,20 @@ class Fabric:
         if source == target:
             return []
         p2p, identity = self.p2p(assume), self.identity(assume)
-        deputies = assume.get("deputy", PERMISSIVE["deputy"])
-        queue: deque[tuple[Bdf, list[Edge]]] = deque([(source, [])])
-        seen = {source}
-        best: list[Edge] = []
-        while queue:
-            node, chain = queue.popleft()
-            if best and len(chain) >= len(best):
-                break
-            if node == target:
-                return chain
-            last = identity.get_edge_data(node, target)
-            if last is not None and not best:
-                best = [*chain, last["edge"]]
-            for other in p2p.successors(node) if deputies else ():
-                if other not in seen:
-                    seen.add(other)
-                    queue.append((other, [*chain, p2p.edges[node, other]["edge"]]))
-        return best
+        ways: dict[Bdf, list[Bdf]] = {source: [source]}
+        if assume.get("deputy", PERMISSIVE["deputy"]):
+            ways = nx.single_source_shortest_path(p2p, source)
+        chains = [way for deputy, way in ways.items() if deputy == target]
+        chains += [
+            [*way, target] for deputy, way in ways.items() if identity.has_edge(deputy, target)
+        ]
+        if not chains:
+            return []
+        best = min(chains, key=lambda way: (len(way), way))
+        # A last hop that is no peer-to-peer edge is one under another's requester id.
+        *hops, last = pairwise(best)
+        graph = p2p if best == ways.get(target) else identity
+        return [p2p.edges[hop]["edge"] for hop in hops] + [graph.edges[last]["edge"]]
 
     def crossings(self, home: Mapping[Bdf, int], assume: Assume) -> list[tuple[Bdf, Bdf]]:
         """Return the pairs of acts that leave their group; none: the grouping is closed.

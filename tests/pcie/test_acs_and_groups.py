@@ -20,7 +20,7 @@ from dmaproof.model.pcie.channels import PERMISSIVE, Fabric
 from dmaproof.model.pcie.configspace import ConfigSpace, decode, encode
 from dmaproof.model.pcie.groups import LinuxGrouping, dma_aliases, groups
 from dmaproof.model.pcie.machines import machine
-from dmaproof.model.pcie.routing import MachineAcs
+from dmaproof.model.pcie.routing import Decision, MachineAcs, Rung, RungKind, Tlp, decide, direct
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind, Sriov
 from pcie.strategies import machines
 
@@ -409,3 +409,29 @@ def test_registers_out_of_range() -> None:
     data = bytearray(encode(replace(machine("S").by_label("A"), label="")))
     data[0x105] = 0x1F
     assert decode(Bdf.parse("01:00.0"), ConfigSpace(bytes(data))).pasid == 20
+
+
+def test_restricting_keeps_the_physical_function() -> None:
+    whole = machine("VF")
+    part = whole.restrict([whole.by_label("VF2").bdf])
+    assert [device.label for device in part.devices] == ["RP", "PF", "VF2"]
+    assert part.by_label("VF2").physfn == part.by_label("PF").bdf
+
+
+def test_system_memory_and_own_addresses_go_up() -> None:
+    found = machine("SWR")
+    a, b = found.by_label("A").bdf, found.by_label("B").bdf
+    port_of_a = found.by_label("DSP1").bdf
+    for target in (None, a):
+        assert direct(found, port_of_a, Tlp(a, 5), target).rung is None
+    assert direct(found, port_of_a, Tlp(a), b).rung == Rung(RungKind.PEER, port_of_a)
+    acs = MachineAcs(found)
+    assert decide(found, port_of_a, Tlp(a), b, acs).rung is not None
+    redirecting = MachineAcs(found, {port_of_a: ON})
+    assert decide(found, port_of_a, Tlp(a), b, redirecting) == Decision(None, redirected=True)
+
+
+def test_components_say_why_one_is_alone() -> None:
+    whys = {group.members: group.why for group in groups(machine("S"), "components")}
+    assert whys[Bdf.parse("00:01.0"),] == ("alone: it starts no requests of its own",)
+    assert whys[Bdf.parse("01:00.0"),] == ("alone: no leak channel leads to it or from it",)
