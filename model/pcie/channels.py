@@ -50,6 +50,9 @@ class Channel(StrEnum):
     ALIAS = "alias"
 
 
+_CONNECTING = frozenset(Channel) - {Channel.MISROUTE}
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """ACS bits (by letter) that would have to be on at *port*."""
@@ -93,6 +96,7 @@ def holds(requires: Literals, assume: Assume) -> bool:
 class Fabric:
     """The leak channels of one machine.
 
+    Graphs are shared between calls and frozen: copy one to change it.
     Every answer grows when an assumption takes its permissive value. `assume` maps assumption
     names to values; names left out count as in `PERMISSIVE`.
     """
@@ -100,6 +104,7 @@ class Fabric:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._acs = MachineAcs(machine)
+        self._graphs: dict[tuple[frozenset[str], frozenset[Channel]], nx.DiGraph] = {}
 
     @cached_property
     def _nodes(self) -> tuple[Bdf, ...]:
@@ -237,7 +242,14 @@ class Fabric:
         """Return the edges that *assume* allows."""
         return [edge for edge in self.all_edges if holds(edge.requires, assume)]
 
-    def _graph(self, assume: Assume, channels: set[Channel]) -> nx.DiGraph:
+    def _graph(self, assume: Assume, channels: frozenset[Channel]) -> nx.DiGraph:
+        allowed = frozenset(name for name in PERMISSIVE if assume.get(name, PERMISSIVE[name]))
+        known = self._graphs.get((allowed, channels))
+        if known is None:
+            known = self._graphs[allowed, channels] = self._build(assume, channels)
+        return known
+
+    def _build(self, assume: Assume, channels: frozenset[Channel]) -> nx.DiGraph:
         graph = nx.DiGraph()
         graph.add_nodes_from(self._nodes)
         for edge in self.edges(assume):
@@ -250,7 +262,7 @@ class Fabric:
             known["edges"].append(edge)
             if len(edge.requires) < len(known["edge"].requires):
                 known["edge"] = edge
-        return graph
+        return nx.freeze(graph)
 
     def p2p(self, assume: Assume) -> nx.DiGraph:
         """Return the graph "a request of f can end at g's BAR without passing the IOMMU".
@@ -258,11 +270,11 @@ class Fabric:
         Each graph edge has attributes ``edge`` (the `Edge` that needs fewest assumptions) and
         ``edges`` (all of them).
         """
-        return self._graph(assume, {Channel.PEER_TO_PEER})
+        return self._graph(assume, frozenset({Channel.PEER_TO_PEER}))
 
     def identity(self, assume: Assume) -> nx.DiGraph:
         """Return the graph "requests of f can carry a requester id of h" (spoof and alias)."""
-        return self._graph(assume, {Channel.SPOOF, Channel.ALIAS})
+        return self._graph(assume, frozenset({Channel.SPOOF, Channel.ALIAS}))
 
     def emits(self, assume: Assume) -> dict[Bdf, dict[int, Edge | None]]:
         """Return, for each requester, the requester ids its requests can carry at the IOMMU.
@@ -359,7 +371,7 @@ class Fabric:
 
     def components(self, assume: Assume) -> list[tuple[Bdf, ...]]:
         """Return the sets of requesters that leak channels connect, in address order."""
-        graph = self._graph(assume, set(Channel) - {Channel.MISROUTE})
+        graph = self._graph(assume, _CONNECTING)
         return sorted(tuple(sorted(part)) for part in nx.weakly_connected_components(graph))
 
     def explained_components(self, assume: Assume) -> list[tuple[tuple[Bdf, ...], tuple[str, ...]]]:
@@ -367,7 +379,7 @@ class Fabric:
 
         Ports and bridges start no requests and stay alone, unless a bridge lends its requester id.
         """
-        graph = self._graph(assume, set(Channel) - {Channel.MISROUTE}).to_undirected()
+        graph = self._graph(assume, _CONNECTING).to_undirected()
         for device in self.machine.devices:
             graph.add_node(device.bdf)
         for source in self._nodes:
