@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,11 +34,15 @@ class Theorem:
     hot_add: bool
     invariant: tuple[Clause, ...]
 
-    @property
+    @builtins.property
     def name(self) -> str:
         """Identifier in verdicts and certificates."""
-        dynamic = "+hot-add" if self.hot_add else ""
-        return f"{self.design}{dynamic}/{self.property}/{self.premise}"
+        return theorem_name(self.design, self.property, self.premise, self.hot_add)
+
+
+def theorem_name(design: str, prop: str, premise: Premise, hot_add: bool) -> str:
+    """Return the identifier of a theorem."""
+    return f"{design}{'+hot-add' if hot_add else ''}/{prop}/{premise}"
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,56 @@ def safe_goal(prop: Property, model: Model) -> Formula:
     return not_(formula) if prop.kind is PropertyKind.CAN else formula
 
 
-class Prover:
-    """Proves properties of one design.
+_SHARED = (Premise.NONE, Premise.CLOSED_GROUPING, Premise.NO_EDGES)
+"""Premises served by one set of queries: the invariant of software and caches holds without any,
+and what an edge premise adds is about links only. Other premises narrow the machine so far that
+more holds of the software, too; each has candidates of its own."""
 
-    The invariant of software and caches is inferred once; what rests on a premise about the machine
-    is added for each premise.
-    """
+
+class _Family:
+    """The candidates and queries for some premises."""
+
+    def __init__(self, prover: Prover, clauses: list[Clause], premises: tuple[Premise, ...]) -> None:
+        known = {p.value: premise_formula(p, prover.model) for p in premises}
+        self.inductor = Inductor(prover.system, known, list(dict.fromkeys(clauses)))
+        self.number = {c: i for i, c in enumerate(self.inductor.clauses)}
+        self.alive: dict[Premise, set[int]] = {}
+
+    def inductive(
+        self, premise: Premise, clauses: list[Clause], given: set[int], clock: Clock
+    ) -> set[int]:
+        """Numbers of the inductive ones among *clauses*, with those *given*."""
+        if premise not in self.alive:
+            more = [self.number[c] for c in clauses]
+            names = names_of(premise)
+            self.alive[premise] = given | self.inductor.inductive(more, given, names, clock)
+        return self.alive[premise]
+
+
+def names_of(premise: Premise) -> tuple[str, ...]:
+    """The assumption that stands for a premise in queries."""
+    return () if premise is Premise.NONE else (premise.value,)
+
+
+class Prover:
+    """Proves properties of one design."""
 
     def __init__(self, model: Model, seconds: float = 60.0) -> None:
         self.model = model
         self.system = model.core
         self.seconds = seconds
-        self._alive: dict[Premise, set[int]] = {}
+        self._narrow: dict[Premise, _Family] = {}
 
     @cached_property
     def _samples(self) -> list[Samples]:
         return [
             cd.simulate(self.system, w.instance(2, 1, 2), RUNS, LENGTH) for w in SAMPLES
         ]
+
+    def _meeting(self, premise: Premise) -> list[Samples]:
+        """The simulated states of worlds that meet a premise."""
+        formula = premise_formula(premise, self.model)
+        return [s for s in self._samples if holds(formula, s.ground.instance, {}, {})]
 
     @cached_property
     def _base(self) -> list[Clause]:
@@ -86,50 +122,46 @@ class Prover:
 
     @cached_property
     def _linked(self) -> dict[Premise, list[Clause]]:
-        found = {}
-        for premise in (Premise.CLOSED_GROUPING, Premise.NO_EDGES):
-            formula = premise_formula(premise, self.model)
-            samples = [s for s in self._samples if holds(formula, s.ground.instance, {}, {})]
-            found[premise] = cd.candidates(
-                self.model, self.system, samples, [cd.link_frame()]
-            )
-        return found
+        frames = [cd.link_frame()]
+        return {
+            p: cd.candidates(self.model, self.system, self._meeting(p), frames)
+            for p in _SHARED if p is not Premise.NONE
+        }
 
     @cached_property
-    def _inductor(self) -> Inductor:
-        clauses = list(dict.fromkeys([*self._base, *(c for x in self._linked.values() for c in x)]))
-        premises = {p.value: premise_formula(p, self.model) for p in Premise}
-        return Inductor(self.system, premises, clauses)
+    def _shared(self) -> _Family:
+        linked = [c for found in self._linked.values() for c in found]
+        return _Family(self, [*self._base, *linked], _SHARED)
 
-    def _invariant(self, premise: Premise, clock: Clock) -> set[int]:
-        """Numbers of the inductive clauses under a premise."""
-        if premise not in self._alive:
-            number = {c: i for i, c in enumerate(self._inductor.clauses)}
-            if premise in self._linked:
-                given = self._invariant(Premise.NONE, clock)
-                more = [number[c] for c in self._linked[premise]]
-                found = self._inductor.inductive(more, given, [premise.value], clock)
-                self._alive[premise] = given | found
-            elif premise is Premise.NONE:
-                base = [number[c] for c in self._base]
-                self._alive[premise] = self._inductor.inductive(base, (), (), clock)
-            else:
-                self._alive[premise] = self._invariant(Premise.NONE, clock)
-        return self._alive[premise]
+    def _alive(self, premise: Premise, clock: Clock) -> tuple[Inductor, set[int]]:
+        """The queries for a premise, and the numbers of the inductive clauses."""
+        if premise in _SHARED:
+            alive = self._shared.inductive(Premise.NONE, self._base, set(), clock)
+            if premise is not Premise.NONE:
+                alive = self._shared.inductive(premise, self._linked[premise], alive, clock)
+            return self._shared.inductor, alive
+        if premise not in self._narrow:
+            frames = [*cd.base_frames(), cd.link_frame()]
+            found = cd.candidates(self.model, self.system, self._meeting(premise), frames)
+            clauses = [*cd.exclusive(self.model), *found]
+            self._narrow[premise] = _Family(self, clauses, (premise,))
+        family = self._narrow[premise]
+        alive = family.inductive(premise, family.inductor.clauses, set(), clock)
+        return family.inductor, alive
 
     def prove(self, prop: Property, premise: Premise) -> Theorem | NotProved:
         """Prove a property under a premise, or say why that failed."""
         clock = Clock.seconds(self.seconds)
         goal = safe_goal(prop, self.model)
-        names: Sequence[str] = () if premise is Premise.NONE else (premise.value,)
+        names = names_of(premise)
         try:
-            alive = self._invariant(premise, clock)
-            if self._inductor.safety(goal, alive, names, clock) is None:
+            inductor, alive = self._alive(premise, clock)
+            if inductor.safety(goal, alive, names, clock) is None:
                 return NotProved("no inductive invariant was found that implies it", False)
-            kept = self._inductor.minimal(goal, alive, names, clock)
+            kept = inductor.minimal(goal, alive, names, clock)
         except GaveUp as error:
             return NotProved(str(error), True)
-        clauses = tuple(self._inductor.clauses[i] for i in kept)
+        clauses = tuple(inductor.clauses[i] for i in kept)
         return Theorem(
             self.model.design.name, prop.id, premise, self.model.scheme.hot_add, clauses
         )
