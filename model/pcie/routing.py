@@ -361,14 +361,19 @@ def first_prefix_difference(
 ) -> Difference | None:
     """Return the first decision that depends on the PASID prefix, None if there is none.
 
-    Tries every source, every node on its way up, every target and every ACS setting of the node,
+    Tries every node on the way up of some source, every target and every ACS setting of the node,
     the direct decision as well as the one after redirection.
     """
     targets: list[Bdf | None] = [None, *(device.bdf for device in machine.functions)]
+    tried: set[tuple[Bdf, Bdf | None]] = set()
     for device in machine.functions:
         plain, prefixed = Tlp(device.bdf), Tlp(device.bdf, pasid)
         for node in way_up(machine, device.bdf):
             for target in targets:
+                # Requests of two sources differ at a node only where one addresses itself.
+                if target == device.bdf or (node, target) in tried:
+                    continue
+                tried.add((node, target))
                 found = _difference(machine, node, target, (plain, prefixed), router)
                 if found is not None:
                     return found
