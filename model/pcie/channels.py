@@ -126,7 +126,7 @@ class Fabric:
 
     @rule(
         "pcie.leak.peer-to-peer",
-        "SEMANTICS 5; PCIe Base 6.12.3",
+        "PCIe Base 6.12.3",
         "a request lands at a peer's BAR at the first rung of its way up that ACS leaves open",
     )
     def _routed(self, source: Bdf, target: Bdf) -> Iterator[Edge]:
@@ -300,13 +300,12 @@ class Fabric:
         """Return whom a function can make work for it: itself; with ``deputy``, its p2p closure."""
         return self._from_masks(self._influenced(assume))
 
-    @rule(
-        "pcie.leak.acts",
-        "SEMANTICS 2",
-        "acts(f,h): f, or a deputy f can reach, sends requests under a requester id of h",
-    )
     def acts(self, assume: Assume) -> nx.DiGraph:
-        """Return the reflexive graph of acts; the ids of h are its own and its DMA aliases."""
+        """Return the graph acts(f,h): f, or a deputy f can reach, uses a requester id of h.
+
+        Reflexive. The requester ids of h are its own and its DMA aliases: what is set up for h is
+        set up under all of them.
+        """
         identity = self.identity(assume)
         bit = {node: 1 << index for index, node in enumerate(self._nodes)}
         posing = {
