@@ -301,7 +301,7 @@ class Fabric:
         return self._from_masks(self._influenced(assume))
 
     def acts(self, assume: Assume) -> nx.DiGraph:
-        """Return the graph acts(f,h): f, or a deputy f can reach, uses a requester id of h.
+        """Return who sends under whose id: f, or a deputy f can reach, uses a requester id of h.
 
         Reflexive. The requester ids of h are its own and its DMA aliases: what is set up for h is
         set up under all of them.
