@@ -78,8 +78,8 @@ class CommandLine(click.Group):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+        **extra: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         """Run, report errors, and exit.
 
         A command returns None or its exit code. With `standalone_mode` off, exceptions pass
@@ -100,7 +100,7 @@ class CommandLine(click.Group):
             code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         """Run the command; a reader that went away must not look like a refutation."""
         try:
             return super().invoke(ctx)

@@ -27,6 +27,7 @@ class Screen:
     Attributes:
         console: the rich console, for tables and progress.
         fancy: whether box-drawing characters can be shown.
+
     """
 
     def __init__(self) -> None:

@@ -88,7 +88,8 @@ def _show(machine: Machine, grouping: str, found: list[Group], *, first: bool) -
     screen = Screen()
     if not first:
         screen.line()
-    size = f"{len(machine.devices)} functions and ports, {len(found)} groups ({grouping})"
+    count = "1 group" if len(found) == 1 else f"{len(found)} groups"
+    size = f"{len(machine.devices)} functions and ports, {count} ({grouping})"
     screen.line((machine.name, "bold"), f": {size}")
     wide = max(len(device.label) for device in machine.devices)
     for group in found:
