@@ -116,6 +116,10 @@ class Carrier:
         """Return the PASID entry of (*sid*, *pasid*): a cached one, or what *load* fetches."""
         raise NotImplementedError
 
+    def explore(self, walk: Callable[..., Value], *values: Value) -> Value:
+        """Return one of the results that ``walk(self, *values)`` can have."""
+        raise NotImplementedError
+
     def resume_second(
         self, levels: Word, address: Word, state: tuple[Any, ...]
     ) -> tuple[Word, tuple[Any, ...]]:

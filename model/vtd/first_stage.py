@@ -202,7 +202,7 @@ def walk(
             running, step, r, locate, nest, nested_bits, level, first, address,
             state[0], state[1], state[2], state[3], otherwise=state,
         )
-        if c.caching:
+        if c.caching and running:
             locate = c.note_first(level, address, state, locate)
     _, _, writable, executable, _, target, bits = state
     return target, writable | (first.privileged & (first.wpe ^ True)), executable, bits

@@ -176,6 +176,15 @@ def walk(
 
     In legacy mode missing rights do not block here; the caller tells them (`check_rights`).
     """
+    if c.caching:
+        found: tuple[Word, Cond, Cond, Word] = c.explore(_walk, r, codes, stage, address, write)
+        return found
+    return _walk(c, r, codes, stage, address, write)
+
+
+def _walk(
+    c: Carrier, r: Registers, codes: Codes, stage: Stage, address: Word, write: Cond
+) -> tuple[Word, Cond, Cond, Word]:
     if not r.second_stage_reserved:
         r.second_stage_reserved.update({n: reserved_masks(r, n) for n in range(1, 6)})
     c.fail(stage.table >= c.ram, codes.top)
@@ -189,7 +198,7 @@ def walk(
             running, step, r, codes, level, address, write, stage.flags, stage.snoop,
             state[0], state[1], state[2], otherwise=state,
         )
-        if c.caching:
+        if c.caching and running:
             c.note_second(level, address, state)
     _, read_right, write_right, _, target, bits = state
     return target, read_right, write_right, bits

@@ -1,7 +1,7 @@
 """What QEMU's VT-d does differently from the specification: named entries, and the model of it.
 
-`predict` runs the project's own engine with the entries switched on that apply to a version of
-QEMU, and says which of them mattered. Where none mattered, QEMU must do what the specification says.
+`predict` runs the engine of the project with the entries switched on that apply to a version of
+QEMU, and says which of them mattered. Where none did, QEMU must do what the specification says.
 """
 
 from __future__ import annotations

@@ -1,0 +1,236 @@
+"""Invalidation commands and what each must drop (VT-d 6.5, table 17).
+
+The predicates are written with the operators all carriers share, so they decide concrete entries
+and state proof obligations about arbitrary ones. They say what *must* be dropped: hardware may drop
+more (finer entries, whole caches), never less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+from dmaproof.model.algebra import MASK64, Carrier, Cond, Word
+from dmaproof.model.rules import rule
+
+LEGACY_PGTT: Final = 0  # tag of entries made by legacy tables
+
+
+class Op(Enum):
+    """Kind and granularity of an invalidation. It is structure, never symbolic."""
+
+    CONTEXT_GLOBAL = "context cache, global"
+    CONTEXT_DOMAIN = "context cache, domain"
+    CONTEXT_DEVICE = "context cache, device"
+    PASID_CACHE_GLOBAL = "PASID cache, global"
+    PASID_CACHE_DOMAIN = "PASID cache, all PASIDs of a domain"
+    PASID_CACHE_PASID = "PASID cache, PASID in domain"
+    IOTLB_GLOBAL = "IOTLB, global"
+    IOTLB_DOMAIN = "IOTLB, domain"
+    IOTLB_PAGE = "IOTLB, page in domain"
+    PASID_IOTLB_PASID = "IOTLB, PASID in domain"
+    PASID_IOTLB_PAGE = "IOTLB, page in PASID"
+    DEVICE_TLB = "device TLB"
+    PASID_DEVICE_TLB = "device TLB, PASID"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One invalidation command (words may be symbolic).
+
+    Attributes:
+        op: what is flushed.
+        did, pasid, sid: tags; those that *op* does not use are ignored.
+        address: page address (device TLB: with the size coded into it if *sized*).
+        am: log2 of the number of pages.
+        ih: only leaf entries were changed (invalidation hint).
+        fm: function mask of a device-selective context flush.
+        sized: S bit of a device-TLB flush.
+        whole: G bit of a PASID device-TLB flush: every PASID.
+        status_address, status_data, fence: wait descriptor (SW with address, FN).
+
+    """
+
+    op: Op
+    did: Word = 0
+    pasid: Word = 0
+    sid: Word = 0
+    address: Word = 0
+    am: Word = 0
+    ih: Cond = False
+    fm: Word = 0
+    sized: Cond = False
+    whole: Cond = False
+    status_address: int | None = None
+    status_data: int = 0
+    fence: bool = False
+
+
+class ContextTag(NamedTuple):
+    """Tags of a context-cache entry; *did* counts in legacy mode only."""
+
+    sid: Word
+    did: Word
+
+
+class PasidTag(NamedTuple):
+    """Tags of a PASID-cache entry; *did* is the one in the entry."""
+
+    sid: Word
+    pasid: Word
+    did: Word
+
+
+class IotlbTag(NamedTuple):
+    """Tags of an IOTLB entry that maps the page at *page*.
+
+    Requests-without-PASID leave *pasid* = RID_PASID and *tagged* false.
+    """
+
+    sid: Word
+    tagged: Cond
+    pasid: Word
+    did: Word
+    pgtt: Word
+    page: Word
+
+
+class PagingTag(NamedTuple):
+    """Tags of a paging-structure-cache entry: covers 2^(3 + 9 *level*) bytes at *page*.
+
+    *first* marks first-stage and combined (nested) entries.
+    """
+
+    first: Cond
+    did: Word
+    pasid: Word
+    level: int
+    page: Word
+
+
+class DeviceTag(NamedTuple):
+    """Tags of a device-TLB entry."""
+
+    sid: Word
+    tagged: Cond
+    pasid: Word
+    page: Word
+
+
+@rule(
+    "vtd.invalidation.range", "VT-d 6.5.2.3",
+    "A page command names 2^AM naturally aligned pages.",
+)
+def in_range(command: Command, page: Word, size_bits: Word = 12) -> Cond:
+    """Return whether the command's range overlaps the 2^*size_bits* bytes at *page*."""
+    wide = command.am + 12
+    if isinstance(size_bits, int) and size_bits == 12:
+        return (page >> wide) == (command.address >> wide)
+    return ((page >> wide) == (command.address >> wide)) | (
+        (page >> size_bits) == (command.address >> size_bits)
+    )
+
+
+@rule(
+    "vtd.invalidation.context", "VT-d 6.5.2.1, table 17",
+    "Context flush: all; by DID (legacy only); by SID under the function mask (and DID in legacy "
+    "mode).",
+)
+def drops_context(c: Carrier, command: Command, tag: ContextTag, *, legacy: bool) -> Cond:
+    """Return whether *command* must drop the context-cache entry."""
+    if command.op is Op.CONTEXT_GLOBAL:
+        return True
+    if command.op is Op.CONTEXT_DOMAIN:
+        return (tag.did == command.did) if legacy else False
+    if command.op is not Op.CONTEXT_DEVICE:
+        return False
+    # FM 0..3 masks none, bit 2, bits 2:1, bits 2:0 of the function number.
+    masked = c.lookup((0, 4, 6, 7), command.fm)
+    same = ((tag.sid ^ command.sid) & (masked ^ 0xFFFF)) == 0
+    return same & (tag.did == command.did) if legacy else same
+
+
+@rule(
+    "vtd.invalidation.pasid-cache", "VT-d 6.5.2.2, table 17",
+    "PASID-cache flush: all; by DID; by DID and PASID.",
+)
+def drops_pasid(command: Command, tag: PasidTag) -> Cond:
+    """Return whether *command* must drop the PASID-cache entry."""
+    if command.op is Op.PASID_CACHE_GLOBAL:
+        return True
+    if command.op is Op.PASID_CACHE_DOMAIN:
+        return tag.did == command.did
+    if command.op is Op.PASID_CACHE_PASID:
+        return (tag.did == command.did) & (tag.pasid == command.pasid)
+    return False
+
+
+@rule(
+    "vtd.invalidation.iotlb", "VT-d 6.5.2.3, 6.5.2.4, table 17",
+    "IOTLB flush: all; by DID; by DID and page (entries with a first stage: the whole DID); "
+    "PASID-IOTLB flush: by DID and PASID; by DID, PASID and page (entries with a first stage).",
+)
+def drops_iotlb(command: Command, tag: IotlbTag) -> Cond:
+    """Return whether *command* must drop the IOTLB entry."""
+    op = command.op
+    if op is Op.IOTLB_GLOBAL:
+        return True
+    domain = tag.did == command.did
+    first = (tag.pgtt == 1) | (tag.pgtt == 3)
+    if op is Op.IOTLB_DOMAIN:
+        return domain
+    if op is Op.IOTLB_PAGE:
+        return domain & (first | in_range(command, tag.page))
+    same_pasid = domain & (tag.pgtt != LEGACY_PGTT) & (tag.pasid == command.pasid)
+    if op is Op.PASID_IOTLB_PASID:
+        return same_pasid
+    if op is Op.PASID_IOTLB_PAGE:
+        return same_pasid & first & in_range(command, tag.page)
+    return False
+
+
+@rule(
+    "vtd.invalidation.paging", "VT-d 6.5.2.3, 6.5.2.4, table 17",
+    "IOTLB flushes drop paging-structure entries: all; by DID; page: first-stage entries of the "
+    "DID, second-stage entries in range if IH=0. PASID-IOTLB flushes drop first-stage entries of "
+    "DID and PASID; page: in range if IH=0.",
+)
+def drops_paging(command: Command, tag: PagingTag) -> Cond:
+    """Return whether *command* must drop the paging-structure-cache entry."""
+    op = command.op
+    if op is Op.IOTLB_GLOBAL:
+        return True
+    domain = tag.did == command.did
+    if op is Op.IOTLB_DOMAIN:
+        return domain
+    reached = in_range(command, tag.page, 3 + 9 * tag.level) & (command.ih ^ True)
+    if op is Op.IOTLB_PAGE:
+        return domain & (tag.first | reached)
+    same_pasid = domain & tag.first & (tag.pasid == command.pasid)
+    if op is Op.PASID_IOTLB_PASID:
+        return same_pasid
+    if op is Op.PASID_IOTLB_PAGE:
+        return same_pasid & reached
+    return False
+
+
+@rule(
+    "vtd.invalidation.device-tlb", "VT-d 6.5.2.5, 6.5.2.6; PCIe 10.3",
+    "A device-TLB flush reaches one function, its entries without PASID, or with the PASID (G: "
+    "any), in the range whose size the low one bits of the address code if S=1.",
+)
+def drops_device(c: Carrier, command: Command, tag: DeviceTag) -> Cond:
+    """Return whether *command* must drop the device-TLB entry."""
+    function = tag.sid == command.sid
+    # S=1: the lowest zero bit from bit 12 on ends a run of ones; it and all below are "any".
+    ones = command.address | 0xFFF
+    any_bits = c.select(command.sized, (ones ^ ((ones + 1) & MASK64)) | 0xFFF, 0xFFF)
+    reached = ((tag.page ^ command.address) & (any_bits ^ MASK64)) == 0
+    if command.op is Op.DEVICE_TLB:
+        return function & reached & (tag.tagged ^ True)
+    if command.op is Op.PASID_DEVICE_TLB:
+        same = command.whole | (tag.pasid == command.pasid)
+        return function & reached & tag.tagged & same
+    return False

@@ -1,0 +1,153 @@
+"""The driver's programs: what a device can reach after, and between, their steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmaproof.model.vtd import entries, programs
+from dmaproof.model.vtd.caches import Hardware, Legal
+from dmaproof.model.vtd.invalidation import Op
+from dmaproof.model.vtd.programs import Barrier, Flush, Write, perform, run
+from dmaproof.model.vtd.registers import Registers
+from dmaproof.model.vtd.requests import Kind
+
+from .cases import (
+    CAP_BASE,
+    EXTENDED,
+    FULL,
+    PAGE_AT,
+    PT,
+    SID,
+    A,
+    G,
+    V,
+    extended_nested,
+    legacy,
+    new,
+    process,
+    tagged,
+    write,
+)
+
+LANDS = Legal(PAGE_AT)
+
+
+def unit(builder, *watched, mode=0, ecap=PT):
+    return Hardware(
+        builder.image, Registers(CAP_BASE, ecap, builder.root | mode << 10, haw=48), watched
+    )
+
+
+def test_domain_set_and_cleared():
+    builder, _, top = legacy(present=0)
+    context = builder.image[builder.root] & ~0xFFF | SID << 4
+    builder.put(context, 0, 0)
+    hardware = unit(builder, write(A))
+    for _ in run(hardware, programs.set_domain(context, top, 2, 1)):
+        assert hardware.outcomes(write(A)) <= {LANDS, Legal(None, "LCT.2")}, "no torn entry"
+    assert hardware.outcomes(write(A)) == {LANDS}
+    perform(hardware, programs.clear_domain(context, SID, 1))
+    assert hardware.outcomes(write(A)) == {Legal(None, "LCT.2")}
+
+
+def present_pasid(ctx=None):
+    builder, _, entry, _, top = process(ctx=ctx)
+    words = tuple(builder.image[entry + 8 * n] for n in range(8))
+    return builder, entry, words, top
+
+
+def test_pasid_set_never_torn():
+    builder, entry, words, _ = present_pasid()
+    builder.put(entry, *(0,) * 8)
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=1, ecap=FULL)
+    for _ in run(hardware, programs.set_pasid(entry, words)):
+        assert hardware.outcomes(request) <= {LANDS, Legal(None, "SPT.2")}
+    assert hardware.outcomes(request) == {LANDS}
+
+
+def test_pasid_set_with_p_first_is_torn():
+    """The order matters: P before the pointer lets a device see half an entry."""
+    builder, entry, words, _ = present_pasid()
+    builder.put(entry, *(0,) * 8)
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=1, ecap=FULL)
+    seen = set()
+    for n in range(8):
+        hardware.write(entry + 8 * n, words[n])
+        seen |= hardware.outcomes(request)
+    assert seen - {LANDS, Legal(None, "SPT.2")}
+
+
+@pytest.mark.parametrize("ats", [False, True])
+def test_pasid_cleared(ats):
+    builder, entry, words, _ = present_pasid(ctx={"dte": 1})
+    request = tagged(5, V)
+    watched = (request, tagged(5, V, kind=Kind.TRANSLATION))
+    hardware = unit(builder, *watched, mode=1, ecap=FULL)
+    perform(hardware, programs.clear_pasid(entry, words, SID, 5, ats=ats))
+    assert hardware.outcomes(request) == {Legal(None, "SPT.2")}
+    assert bool(hardware.device_outcomes(request)) is not ats
+
+
+@pytest.mark.parametrize("dropped", [Op.PASID_CACHE_PASID, Op.PASID_IOTLB_PASID])
+def test_pasid_cleared_without_one_flush_is_stale(dropped):
+    builder, entry, words, _ = present_pasid()
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=1, ecap=FULL)
+    steps = programs.clear_pasid(entry, words, SID, 5)
+    perform(hardware, [s for s in steps
+                       if not (isinstance(s, Flush) and s.commands[0].op is dropped)])
+    assert LANDS in hardware.outcomes(request)
+
+
+def test_pasid_flush_before_clear_is_stale():
+    builder, entry, words, _ = present_pasid()
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=1, ecap=FULL)
+    steps = programs.clear_pasid(entry, words, SID, 5)
+    flushes = [s for s in steps if isinstance(s, Flush)]
+    perform(hardware, [*flushes, *(s for s in steps if s not in flushes)])
+    assert LANDS in hardware.outcomes(request)
+
+
+def test_bind_guest_table():
+    builder, _, second, table = extended_nested()
+    context = builder.extended(SID, second, 2, t=0)
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=2, ecap=EXTENDED)
+    assert hardware.outcomes(request) == {Legal(None, "X.PASIDE")}
+    low = builder.image[context]
+    steps = programs.bind_guest_table(context, low, SID, 1, table + G, 0)
+    for _ in run(hardware, steps):
+        assert hardware.outcomes(request) <= {LANDS, Legal(None, "X.PASIDE")}
+    assert hardware.outcomes(request) == {LANDS}
+
+
+def test_unmap():
+    builder, leaf, _ = legacy()
+    hardware = unit(builder, write(A))
+    steps = programs.unmap_page(leaf, 1, A)
+    assert [type(s) for s in steps] == [Write, Barrier, Flush]
+    perform(hardware, steps)
+    assert hardware.outcomes(write(A)) == {Legal(None, "LGN.2")}
+
+
+def test_nested_pasid_reaches_only_its_second_stage():
+    builder = new()
+    second, first = builder.frame(), builder.frame()
+    leaf = builder.first_stage(first, 4, V, PAGE_AT + G, offset=G)
+    for frame in (first, *(w & ~0xFFF for w in builder.image.words if w > first)):
+        builder.second_stage(second, 4, frame + G, frame)
+    builder.second_stage(second, 4, PAGE_AT + G, PAGE_AT)
+    entry = builder.pasid(builder.scalable(SID, paside=1), 5, 1)
+    builder.put(entry, *(0,) * 8)
+    words = entries.pasid(3, 7, second=second, aw=2, first=first + G, pwsnp=1)
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=1, ecap=FULL)
+    perform(hardware, programs.set_pasid(entry, words))
+    assert hardware.outcomes(request) == {LANDS}
+    hardware.write(leaf, 0x7777000 | 7)  # the guest points at a page nobody gave it
+    assert hardware.outcomes(request) == {LANDS, Legal(None, "SSS.2")}
+    perform(hardware, programs.clear_pasid(entry, words, SID, 5))
+    assert hardware.outcomes(request) == {Legal(None, "SPT.2")}

@@ -1,0 +1,103 @@
+"""The invalidation queue: layouts, order, waits, errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmaproof.model.algebra import Image
+from dmaproof.model.vtd.caches import Hardware, Legal
+from dmaproof.model.vtd.invalidation import Command, Op
+from dmaproof.model.vtd.queue import Queue, decode, encode
+from dmaproof.model.vtd.registers import Registers
+
+from .cases import CAP_BASE, FULL, PT, SID, A, legacy, write
+from .test_caches import NEW, OLD, two_tables
+
+MAMV = 18 << 48
+LEGACY = Registers(CAP_BASE | MAMV, PT, 0, haw=48)
+SCALABLE = Registers(CAP_BASE | MAMV, FULL, 1 << 10, haw=48)
+WAIT = Command(Op.WAIT, status_address=0x7000, status_data=2)
+
+LAYOUTS = [
+    (Command(Op.CONTEXT_GLOBAL), (0x11, 0)),
+    (Command(Op.CONTEXT_DEVICE, did=9, sid=0x18, fm=1), (0x0001_0018_0009_0031, 0)),
+    (Command(Op.IOTLB_DOMAIN, did=7), (0x0007_0022, 0)),
+    (Command(Op.IOTLB_PAGE, did=7, address=0x5000, am=2, ih=True), (0x0007_0032, 0x5042)),
+    (Command(Op.DEVICE_TLB, sid=0x18, address=0x5000, sized=True), (0x18_0000_0003, 0x5001)),
+    (Command(Op.WAIT, status_address=0x7004, status_data=0xAB, fence=True),
+     (0xAB_0000_0065, 0x7004)),
+    (Command(Op.PASID_IOTLB_PAGE, did=7, pasid=0x12345, address=0x5000, am=1),
+     (0x1_2345_0007_0036, 0x5001)),
+    (Command(Op.PASID_CACHE_DOMAIN, did=7), (0x0007_0007, 0)),
+    (Command(Op.PASID_CACHE_PASID, did=7, pasid=5), (0x5_0007_0017, 0)),
+    (Command(Op.PASID_CACHE_GLOBAL), (0x37, 0)),
+    (Command(Op.PASID_DEVICE_TLB, sid=0x18, pasid=5, address=0x5000, sized=True, whole=True),
+     (0x5_0018_0008, 0x5801)),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), LAYOUTS, ids=lambda v: str(getattr(v, "op", ""))[3:])
+def test_layout_and_back(command, words):
+    assert encode(command) == words
+    assert decode((*words, 0, 0), SCALABLE) == command
+
+
+@pytest.mark.parametrize("words", [
+    (0, 0, 0, 0), (0x0F, 0, 0, 0), (0x201, 0, 0, 0), (0x01, 0, 0, 0), (0x11, 1, 0, 0),
+    (0x11, 0, 1, 0), (0x11 | 1 << 63, 0, 0, 0), (0x32, 19, 0, 0), (0x06, 0, 0, 0),
+    (0x21, 0, 0, 0), (0x27, 0, 0, 0), (0x37, 0),
+])
+def test_bad_descriptor(words):
+    assert decode(words, SCALABLE) is None
+
+
+def test_wait_separates_and_reports():
+    builder, context, words = two_tables()
+    for separated in (True, False):
+        image = builder.image.copy()
+        hardware = Hardware(image, Registers(CAP_BASE | MAMV, PT, builder.root, haw=48), [write(A)])
+        hardware.write_pair(context, *words)
+        queue = Queue(hardware, 0x600000)
+        first, second = Command(Op.CONTEXT_DEVICE, sid=SID, did=1), Command(Op.IOTLB_DOMAIN, did=1)
+        queue.submit(*((first, WAIT, second, WAIT) if separated else (first, second, WAIT)))
+        assert image[0x7000] == 2 and queue.head == queue.tail and not queue.error
+        stale = set() if separated else {OLD}
+        assert hardware.outcomes(write(A)) == {Legal(NEW)} | stale
+
+
+def test_without_wait_nothing_is_certain():
+    builder, leaf, _ = legacy()
+    hardware = Hardware(builder.image, Registers(CAP_BASE | MAMV, PT, builder.root, haw=48),
+                        [write(A)])
+    hardware.write(leaf, 0)
+    queue = Queue(hardware, 0x600000)
+    queue.submit(Command(Op.IOTLB_GLOBAL))
+    assert OLD in hardware.outcomes(write(A))
+    queue.submit(WAIT)
+    assert OLD not in hardware.outcomes(write(A))
+
+
+def test_error_stops_the_queue():
+    hardware = Hardware(Image(), LEGACY, [])
+    queue = Queue(hardware, 0x600000)
+    hardware.image[0x600000] = 0xF
+    queue.ring(16)
+    assert queue.error and queue.head == 0
+    queue = Queue(hardware, 0x600000)
+    queue.ring(8)
+    assert queue.error, "the tail is not aligned"
+
+
+def test_scalable_mode_refuses_a_narrow_queue():
+    queue = Queue(Hardware(Image(), SCALABLE, []), 0x600000)
+    queue.submit(Command(Op.IOTLB_GLOBAL))
+    assert queue.error
+    wide = Queue(Hardware(Image(), SCALABLE, []), 0x600800)
+    wide.submit(Command(Op.IOTLB_GLOBAL), WAIT)
+    assert not wide.error and wide.head == 64
+
+
+def test_full_queue():
+    queue = Queue(Hardware(Image(), LEGACY, []), 0x600000)
+    with pytest.raises(ValueError, match="full"):
+        queue.submit(*[Command(Op.IOTLB_GLOBAL)] * 256)
