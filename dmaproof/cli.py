@@ -132,9 +132,6 @@ def _report(error: BaseException) -> int:
         case InputError():
             complain(str(error))
             return BAD_INPUT
-        case click.exceptions.NoArgsIsHelpError():
-            error.show()
-            return BAD_INPUT
         case click.ClickException():
             error.show()
             return BAD_INPUT
@@ -143,9 +140,9 @@ def _report(error: BaseException) -> int:
             return INTERRUPTED
         case BrokenPipeError():
             return _silence()
-        case OSError() if error.filename is not None:
+        case OSError():
             complain(
-                f"{error.filename}: {error.strerror or error}\n"
+                f"{error.filename or 'output'}: {error.strerror or error}\n"
                 "  likely cause: no permission, a missing folder or a full disk\n"
                 "  next: check the path, or name another one"
             )

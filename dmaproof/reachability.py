@@ -221,13 +221,14 @@ class _Stops:
                     f" {rung.bit} {self._in_force(rung)} at {self._say(rung.at)}"
                 )
             elif not holds(requires, self.assume):
-                needs = _literals(requires)
+                needs = literals(requires)
                 yield f"peer-to-peer: a request for {goal} {rung.kind} only with {needs}"
             elif not self.assume["deputy"]:
                 yield (
                     f"peer-to-peer: a request for {goal} {rung.kind}, but with deputy=off {goal}"
                     " does no work for whoever writes its BAR"
                 )
+                return
 
     def _in_force(self, rung: Rung) -> str:
         device = self.machine.device(rung.at)
@@ -248,7 +249,7 @@ class _Stops:
         if edges:
             yield (
                 f"spoof: {own} puts the requester id of {goal} into its requests only with"
-                f" {_literals(edges[0].requires)}"
+                f" {literals(edges[0].requires)}"
             )
         elif self.source.domain != self.target.domain:
             yield "spoof: the two are in different PCI domains"
@@ -285,5 +286,6 @@ class _Stops:
             )
 
 
-def _literals(requires: frozenset[tuple[str, bool]]) -> str:
+def literals(requires: frozenset[tuple[str, bool]]) -> str:
+    """Return assumption literals as they are written on the command line."""
     return ", ".join(f"{name}={'on' if value else 'off'}" for name, value in sorted(requires))

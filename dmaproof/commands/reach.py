@@ -117,6 +117,8 @@ def _show(machine: Machine, answer: Answer, grouping: str, groups: tuple[int, in
 
 
 def _show_way(screen: Screen, machine: Machine, answer: Answer) -> None:
+    from dmaproof.reachability import literals
+
     arrow = " → " if screen.fancy else " -> "
     for number, edge in enumerate(answer.chain, 1):
         goal = machine.device(edge.target) if edge.target else "an id of no function"
@@ -127,9 +129,10 @@ def _show_way(screen: Screen, machine: Machine, answer: Answer) -> None:
         if edge.rid is not None:
             screen.item("     ", ("sent as  ", "dim"), text=f"requester id 0x{edge.rid:04x}")
     for edge in answer.also:
-        screen.item("also ", (edge.channel, "bold yellow"), ": ", text=edge.reason)
+        needs = f" (needs {literals(edge.requires)})" if edge.requires else ""
+        screen.item("also ", (edge.channel, "bold yellow"), ": ", text=edge.reason + needs)
     assumed = ", ".join(f"{name}={value}" for name, value in answer.rests_on)
-    screen.line(("assumptions it rests on: ", "dim"), assumed or "none")
+    screen.line(("assumptions this way rests on: ", "dim"), assumed or "none")
     if answer.cut is None:
         screen.item(("ACS cannot cut it: ", "bold"), text=answer.uncut)
         return
