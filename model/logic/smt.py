@@ -85,9 +85,11 @@ class _SortReading:
     ) -> Expr:
         bound = []
         for variable in variables:
-            # Fresh names keep a formula right when one variable is bound twice.
+            # Fresh names: a quantifier of z3 would capture a constant of the same name.
             self.counter += 1
-            bound.append(z3.Const(f"{variable.name}!{self.counter}", self.sort(variable.sort)))
+            name = f"{variable.name}!{self.counter}"
+            self.reserve(name, variable.sort, "bound variable")
+            bound.append(z3.Const(name, self.sort(variable.sort)))
         inner = body({**env, **dict(zip(variables, bound, strict=True))})
         return z3.ForAll(bound, inner) if universal else z3.Exists(bound, inner)
 

@@ -353,3 +353,11 @@ def test_a_variable_is_never_taken_for_a_constant() -> None:
     with pytest.raises(ValueError, match="root of sort Node"):
         other.constants((root,), "")
     assert "sk!root" in str(other.constants((root,), "sk!"))
+
+
+def test_a_quantifier_never_captures_a_constant() -> None:
+    reading = Uninterpreted()
+    free = Var("n!1", NODE)
+    env = reading.constants((free,), "")
+    with pytest.raises(ValueError, match="n!1 of sort Node"):
+        reading.formula(exists((N,), and_(SEEN(N), not_(SEEN(free)))), env)
