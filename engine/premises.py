@@ -11,36 +11,45 @@ from dmaproof.properties.base import Premise
 def premise_formula(premise: Premise, model: Model) -> Formula:
     """A premise for one design, as a closed formula over static relations.
 
-    It speaks of functions that the design can bind at all (`Scheme.eligible`): an edge to a function
-    that no bind can ever program carries nothing.
+    It speaks of functions that the design can bind at all: an edge to a function that no bind can
+    ever program carries nothing.
     """
-    eligible = model.scheme.eligible(v.H1)
-    reached = and_(v.acts(v.F1, v.H1), eligible)
-    no_raw = TRUE
+    f, h = v.F1, v.H1
+    same_group = Eq(v.group(f), v.group(h))
+    reached = and_(v.acts(f, h), bindable(model, h))
+    both = and_(bindable(model, f), bindable(model, h))
+    no_raw: Formula = TRUE
     if model.design.fabric.ats:
-        no_raw = forall((v.F1,), not_(v.RAW(v.F1)))
+        no_raw = forall((f,), not_(v.RAW(f)))
+    parts: list[Formula]
     match premise:
+        case Premise.NONE:
+            return TRUE
         case Premise.NO_EDGES:
-            return and_(forall((v.F1, v.H1), implies(reached, Eq(v.F1, v.H1))), no_raw)
+            parts = [implies(reached, Eq(f, h))]
         case Premise.CLOSED_GROUPING:
-            same = Eq(v.group(v.F1), v.group(v.H1))
-            return and_(forall((v.F1, v.H1), implies(reached, same)), no_raw)
+            parts = [implies(reached, same_group)]
+        case Premise.ONE_GROUP:
+            parts = [implies(reached, same_group), implies(both, same_group)]
+        case Premise.ONE_FUNCTION:
+            parts = [implies(reached, Eq(f, h)), implies(both, Eq(f, h))]
         case Premise.NO_P2P:
-            emitter = and_(v.P2P(v.F1, v.H1), model.scheme.eligible(v.F1))
-            return forall((v.F1, v.H1), implies(emitter, Eq(v.F1, v.H1)))
+            return forall((f, h), implies(and_(v.P2P(f, h), bindable(model, f)), Eq(f, h)))
         case Premise.P2P_IN_GROUP:
-            same = Eq(v.group(v.F1), v.group(v.H1))
-            return forall((v.F1, v.H1), implies(v.P2P(v.F1, v.H1), same))
+            return forall((f, h), implies(v.P2P(f, h), same_group))
         case Premise.NOTHING_BINDABLE:
-            return forall((v.F1,), not_(bindable(model, v.F1)))
-    return TRUE
+            return and_(forall((f,), not_(bindable(model, f))), no_raw)
+    return and_(forall((f, h), and_(*parts)), no_raw)
 
 
 def bindable(model: Model, function: Var) -> Formula:
-    """The machine's facts allow a bind for this function."""
-    scheme = model.scheme
-    guards = model.design.guards
-    alone = scheme.single(v.group(function)) if guards.singleton else TRUE
-    if guards.singleton_container:
+    """The machine's facts allow a bind to program this function.
+
+    With hot-add a group that is large by the facts may be single when the bind is called, so its
+    size does not count then.
+    """
+    scheme, guards = model.scheme, model.design.guards
+    alone: Formula = TRUE
+    if (guards.singleton or guards.singleton_container) and not scheme.hot_add:
         alone = scheme.single(v.group(function))
     return and_(scheme.eligible(function), alone)

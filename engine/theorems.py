@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from dmaproof.engine import candidates as cd
 from dmaproof.engine.candidates import Clause, Samples
 from dmaproof.engine.induction import Clock, GaveUp, Inductor
+from dmaproof.engine.library import NOTHING, Hints, hints
 from dmaproof.engine.premises import premise_formula
+from dmaproof.engine.recheck import Claim, verified
 from dmaproof.engine.worlds import SAMPLES
+from dmaproof.model.errors import InputError
 from dmaproof.model.logic.sets import holds
 from dmaproof.model.logic.terms import Formula, not_
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Premise, Property, PropertyKind
+from dmaproof.properties.registry import find
 
 RUNS, LENGTH = 60, 60
 """Simulated runs a world, and their length: about 1,500 states where there are that many."""
@@ -98,10 +103,18 @@ def names_of(premise: Premise) -> tuple[str, ...]:
 class Prover:
     """Proves properties of one design."""
 
-    def __init__(self, model: Model, seconds: float = 60.0) -> None:
+    def __init__(self, model: Model, seconds: float = 60.0, *, use_library: bool = True) -> None:
+        """Prepare; nothing is computed before the first question.
+
+        Args:
+            model: the model of the design.
+            seconds: time for one theorem.
+            use_library: try the known invariants before inference (see `engine.library`).
+        """
         self.model = model
         self.system = model.core
         self.seconds = seconds
+        self.use_library = use_library
         self._narrow: dict[Premise, _Family] = {}
 
     @cached_property
@@ -149,10 +162,44 @@ class Prover:
         alive = family.inductive(premise, family.inductor.clauses, set(), clock)
         return family.inductor, alive
 
+    @cached_property
+    def _hints(self) -> Hints:
+        return hints(self.model) if self.use_library else NOTHING
+
+    @cached_property
+    def _verified(self) -> dict[tuple[str, str], tuple[Clause, ...]]:
+        """The hints of the library that z3 verifies: (property, premise) -> invariant."""
+        keys = list(self._hints.theorems)
+        claims = [
+            Claim(clauses, Premise(premise), safe_goal(find(prop), self.model))
+            for (prop, premise), clauses in self._hints.theorems.items()
+        ]
+        try:
+            good = verified(self.model, claims, Clock.seconds(self.seconds))
+        except (ValueError, InputError):  # no hint of this project: it costs time only
+            return {}
+        return {k: c.clauses for k, c, ok in zip(keys, claims, good, strict=True) if ok}
+
+    def _known(self, prop: Property, premise: Premise) -> Theorem | NotProved | None:
+        """What the library knows of a question; None if nothing that stands up."""
+        key = (prop.id, premise.value)
+        if key in self._hints.unproved:
+            return NotProved("no inductive invariant that implies it is known", False)
+        if key not in self._hints.theorems or key not in self._verified:
+            return None
+        return self._theorem(prop, premise, self._verified[key])
+
+    def _theorem(self, prop: Property, premise: Premise, clauses: Iterable[Clause]) -> Theorem:
+        design, hot_add = self.model.design.name, self.model.scheme.hot_add
+        return Theorem(design, prop.id, premise, hot_add, tuple(clauses))
+
     def prove(self, prop: Property, premise: Premise) -> Theorem | NotProved:
         """Prove a property under a premise, or say why that failed."""
-        clock = Clock.seconds(self.seconds)
+        known = self._known(prop, premise)
+        if known is not None:
+            return known
         goal = safe_goal(prop, self.model)
+        clock = Clock.seconds(self.seconds)
         names = names_of(premise)
         try:
             inductor, alive = self._alive(premise, clock)
@@ -161,7 +208,4 @@ class Prover:
             kept = inductor.minimal(goal, alive, names, clock)
         except GaveUp as error:
             return NotProved(str(error), True)
-        clauses = tuple(inductor.clauses[i] for i in kept)
-        return Theorem(
-            self.model.design.name, prop.id, premise, self.model.scheme.hot_add, clauses
-        )
+        return self._theorem(prop, premise, (inductor.clauses[i] for i in kept))

@@ -41,6 +41,9 @@ class World:
     absent: frozenset[str] = frozenset()
     extra_rids: tuple[tuple[str, str], ...] = ()
 
+    def __hash__(self) -> int:
+        return hash((self.functions, tuple(sorted(self.groups.items())), self.emits, self.p2p))
+
     def instance(self, containers: int = 2, pasids: int = 1, spaces: int = 1) -> Instance:
         """The world as an instance with that many containers, PASIDs (besides 0) and spaces."""
         names = self.functions
@@ -105,6 +108,9 @@ SAMPLES: tuple[World, ...] = (
     World(_AB, _APART, influence=_BOTH, p2p=_BOTH),
     World(("A", "B", "D"), {"A": "g", "B": "g", "D": "gD"}, influence=_BOTH, p2p=_BOTH),
     World(_AB, _APART, influence=_BOTH, p2p=_BOTH, incapable=frozenset("B")),
+    World(_AB, _TOGETHER, influence=_BOTH, p2p=_BOTH, incapable=frozenset("AB")),
+    World(_AB, _APART, influence=_BOTH, p2p=_BOTH, ported=frozenset({"gA", "gB"})),
+    World(_AB, _APART, p2p=_BOTH, incapable=frozenset("B"), bad_path=frozenset("AB")),
     World(("A",), {"A": "gA"}, emits=_A_STRAYS, extra_rids=_STRAY),
     World(_AB, _TOGETHER, influence=_BOTH, p2p=_BOTH, absent=frozenset("B")),
 )

@@ -24,6 +24,8 @@ class Premise(StrEnum):
     NONE = "none"
     CLOSED_GROUPING = "closed_grouping"  # acts(f, h) implies one group
     NO_EDGES = "no_edges"  # acts(f, h) implies f = h
+    ONE_GROUP = "one_group"  # closed_grouping, and all functions that can be bound share a group
+    ONE_FUNCTION = "one_function"  # no_edges, and one function at the most can be bound
     NO_P2P = "no_p2p"  # p2p(f, g) implies f = g, for functions that can be bound
     P2P_IN_GROUP = "p2p_in_group"  # p2p(f, g) implies one group
     NOTHING_BINDABLE = "nothing_bindable"  # the machine's facts refuse every bind
@@ -41,6 +43,7 @@ class Property:
         needs_containers: it speaks of containers, which some designs do not have.
         applies: whether it has a meaning for a design.
         premises: premises a proof may need, weakest first.
+        asked_only: checked when it is named, not by default.
     """
 
     id: str
@@ -51,3 +54,4 @@ class Property:
     needs_containers: bool = False
     applies: Callable[[Model], bool] = lambda _: True
     premises: tuple[Premise, ...] = (Premise.NONE,)
+    asked_only: bool = False

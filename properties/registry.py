@@ -22,7 +22,11 @@ def _pasid(model: Model) -> bool:
 
 
 _ALWAYS = PropertyKind.ALWAYS
-_EDGES = (Premise.CLOSED_GROUPING, Premise.NO_EDGES)
+_EDGES = (
+    Premise.CLOSED_GROUPING, Premise.NO_EDGES, Premise.ONE_GROUP, Premise.ONE_FUNCTION,
+    Premise.NOTHING_BINDABLE,
+)
+_P2P = (Premise.NO_P2P, Premise.P2P_IN_GROUP, Premise.NOTHING_BINDABLE)
 
 PROPERTIES: tuple[Property, ...] = (
     Property(
@@ -59,13 +63,14 @@ PROPERTIES: tuple[Property, ...] = (
         "no-misroute", _ALWAYS,
         "No PASID request of a bound function ends at a peer's BAR.",
         "{f1} has {p1} bound, and the fabric can route its requests to a BAR of {h1}.",
-        isolation.no_misroute, premises=(Premise.NO_P2P,), applies=_pasid,
+        isolation.no_misroute, premises=_P2P, applies=_pasid,
     ),
     Property(
         "uniform", _ALWAYS,
         "While no call runs on a container, the tables of all its members agree.",
         "In container {c1} the tables of {f1} and {h1} disagree on {p1} and {s1}.",
         calls.uniform, needs_containers=True, applies=_wide,
+        premises=(Premise.NONE, Premise.ONE_GROUP, Premise.NOTHING_BINDABLE),
     ),
     Property(
         "failed-call-changes-nothing", _ALWAYS,
@@ -77,7 +82,7 @@ PROPERTIES: tuple[Property, ...] = (
         "levels-coincide", _ALWAYS,
         "Of what a function reaches, the device level and the container level grant the same.",
         "{f1} reaches {s1}, which its container was granted and {f1} was not (or the reverse).",
-        isolation.levels_coincide, needs_containers=True, premises=_EDGES,
+        isolation.levels_coincide, needs_containers=True, premises=_EDGES, asked_only=True,
     ),
     Property(
         "can-bind", PropertyKind.CAN,
@@ -88,7 +93,7 @@ PROPERTIES: tuple[Property, ...] = (
         "can-p2p-and-pasid", PropertyKind.CAN,
         "Two functions can exchange peer-to-peer requests while one of them has a PASID.",
         "No function that exchanges peer-to-peer requests ever gets a PASID.",
-        calls.can_p2p_and_pasid, premises=(Premise.NOTHING_BINDABLE, Premise.P2P_IN_GROUP),
+        calls.can_p2p_and_pasid, premises=_P2P,
         applies=_pasid,
     ),
 )

@@ -210,6 +210,9 @@ class Binder:
         guards = [Guard("table-in-use", or_(self.binding(key), self.bound(key)))]
         if scheme.containers:
             guards.append(Guard("function-in-container", v.IN(v.group(v.F), v.C)))
+        if scheme.design.guards.pasid_capable:
+            # Nobody makes entries for the work of a function that cannot send a PASID.
+            guards.append(Guard("function-pasid-capable", v.CAPABLE(v.F)))
         guards += [
             Guard("pasid-not-zero", ne(v.P, v.NO_PASID)),
             Guard("pasid-fits", v.FITS(v.F, v.P)),

@@ -239,10 +239,12 @@ class Scheme:
 
     def single(self, group: Term) -> Formula:
         """The group has one member, ports and bridges counted."""
-        both = [Eq(v.group(v.F1), group), Eq(v.group(v.H1), group)]
+        # Variables of their own: *group* may speak of those that properties and premises bind.
+        one, two = Var("single.f", v.FUNCTION), Var("single.h", v.FUNCTION)
+        both = [Eq(v.group(one), group), Eq(v.group(two), group)]
         if self.hot_add:
-            both += [v.PRESENT(v.F1), v.PRESENT(v.H1)]
-        alone = forall((v.F1, v.H1), implies(and_(*both), Eq(v.F1, v.H1)))
+            both += [v.PRESENT(one), v.PRESENT(two)]
+        alone = forall((one, two), implies(and_(*both), Eq(one, two)))
         return and_(not_(v.PORTED(group)), alone)
 
     def present(self, function: Term) -> Formula:

@@ -1,0 +1,155 @@
+"""Picks and combines the engines: theorem first, then the search for a shortest run.
+
+A machine inherits a theorem when its facts meet the theorem's premise. Where it does not, the run
+is searched on the functions at the ends of the offending edges, which is enough for a machine of
+any size because a run on a part of a machine is a run on the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dmaproof.engine.case import Case, Chain
+from dmaproof.engine.explicit import Search, search
+from dmaproof.engine.finding import Candidate, Finding, Proof, Unknown
+from dmaproof.engine.theorems import NotProved, Prover, Theorem
+from dmaproof.engine.worlds import World
+from dmaproof.model.logic.terms import Formula, not_
+from dmaproof.model.pcie.device import Bdf
+from dmaproof.model.vfio.build import Model
+from dmaproof.properties.base import Premise, Property, PropertyKind
+from dmaproof.properties.registry import PROPERTIES, applicable
+
+COUNTS = (2, 1, 1)
+"""Containers, PASIDs (besides none) and spaces of a search; a violation needs no more."""
+
+BUDGETS = (4_000, 60_000)
+"""States a world: a first look everywhere, then a thorough one."""
+
+SEARCH_SECONDS = 20.0
+
+
+class _Key(NamedTuple):
+    world: World
+    budget: int
+
+
+@dataclass
+class Driver:
+    """Decides properties of one design; keeps theorems and searches for the next machine.
+
+    Attributes:
+        model: the design's transition system.
+        prover: its any-number engine.
+    """
+
+    model: Model
+    prover: Prover
+    _theorems: dict[tuple[str, Premise], Theorem | NotProved] = field(default_factory=dict)
+    _searches: dict[_Key, Search] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model) -> Driver:
+        """A driver with a fresh prover."""
+        return cls(model, Prover(model))
+
+    def theorem(self, prop: Property, premise: Premise) -> Theorem | NotProved:
+        """A property under a premise, proved at most once."""
+        key = (prop.id, premise)
+        if key not in self._theorems:
+            self._theorems[key] = self.prover.prove(prop, premise)
+        return self._theorems[key]
+
+    def vacuous(self, case: Case) -> bool:
+        """Whether the design refuses every bind on a machine."""
+        return case.breaks(Premise.NOTHING_BINDABLE, self.model) is None
+
+    def decide(self, prop: Property, case: Case) -> Finding:
+        """Prove or refute a property on a machine."""
+        reasons = []
+        for premise in prop.premises:
+            if case.breaks(premise, self.model) is not None:
+                continue
+            found = self.theorem(prop, premise)
+            if isinstance(found, Theorem):
+                return Proof(found, premise)
+            reasons.append(f"under {premise}: {found.reason}")
+        return self._search(prop, case, "; ".join(reasons))
+
+    def _search(self, prop: Property, case: Case, why_not_proved: str) -> Finding:
+        depth: int | None = None
+        for budget in BUDGETS:
+            for chain in self._chains(prop, case):
+                world = case.world(chain.functions, self._absent(chain))
+                result = self._explore(world, budget)
+                if prop.id in result.traces:
+                    steps = tuple(result.traces[prop.id])
+                    return Candidate(chain, world, COUNTS, steps)
+                depth = result.depth if depth is None else min(depth, result.depth)
+        reason = why_not_proved or "no theorem has a premise that the machine meets"
+        return Unknown(f"{reason}; the search found no run", depth)
+
+    def _absent(self, chain: Chain) -> frozenset[Bdf]:
+        """With hot-add, the function that acts is plugged in later."""
+        if not self.model.scheme.hot_add or len(chain.functions) < 2:
+            return frozenset()
+        return frozenset({chain.functions[0]})
+
+    def _chains(self, prop: Property, case: Case) -> list[Chain]:
+        """Where to look, likeliest first: the pair that breaks the premise, then every kind."""
+        pairs = list(case.pairs.values())
+        for premise in prop.premises:
+            broken = case.breaks(premise, self.model)
+            if broken is not None:
+                pairs.insert(0, broken)
+        chains = [case.chain(p) for p in dict.fromkeys(pairs)]
+        return list(dict.fromkeys(chains))
+
+    def _explore(self, world: World, budget: int) -> Search:
+        abstract = _anonymous(world)
+        known = self._searches.get(_Key(abstract, budget))
+        if known is None:
+            known = search(
+                self.model.system, abstract.instance(*COUNTS), self._targets(),
+                max_states=budget, seconds=SEARCH_SECONDS,
+            )
+            self._searches[_Key(abstract, budget)] = known
+        return known
+
+    def _targets(self) -> dict[str, Formula]:
+        """What a run may lead to: a violation, or for a `can` property its witness."""
+        targets = {}
+        for prop in PROPERTIES:
+            if applicable(prop, self.model):
+                continue
+            proved = self._theorems.get((prop.id, Premise.NONE))
+            if prop.kind is PropertyKind.ALWAYS and isinstance(proved, Theorem):
+                continue
+            targets[prop.id] = target(prop, self.model)
+        return targets
+
+
+def target(prop: Property, model: Model) -> Formula:
+    """What a run that settles a property ends in."""
+    formula = prop.formula(model)
+    return formula if prop.kind is PropertyKind.CAN else not_(formula)
+
+
+def _anonymous(world: World) -> World:
+    """The world with its functions and groups numbered, so that alike worlds are equal."""
+    names = {f: f"F{i}" for i, f in enumerate(world.functions)}
+    groups = {g: f"G{i}" for i, g in enumerate(dict.fromkeys(world.groups[f] for f in names))}
+
+    def both(pairs: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        return frozenset((names[a], names[b]) for a, b in pairs)
+
+    def one(some: frozenset[str]) -> frozenset[str]:
+        return frozenset(names[a] for a in some)
+
+    return World(
+        tuple(names.values()), {names[f]: groups[g] for f, g in world.groups.items()},
+        both(world.influence), both(world.emits), both(world.p2p),
+        frozenset(groups[g] for g in world.ported), one(world.incapable), one(world.bad_path),
+        one(world.raw), one(world.absent),
+    )
