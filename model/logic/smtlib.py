@@ -196,7 +196,8 @@ def signature(system: System, initial: bool = False) -> list[str]:
     _check_names(system)
     lines = [f"(declare-sort {symbol(s.name)} 0)" for s in system.sorts]
     lines += [_declare(f, symbol(f.result.name)) for f in system.fns]
-    for rel in system.rels:
+    # Definitions may use static relations only, which therefore come first.
+    for rel in sorted(system.rels, key=lambda r: r.kind is not Kind.STATIC):
         if initial and rel.kind is not Kind.STATIC:
             variables, content = system.initial.get(rel, (fresh_vars(rel), FALSE))
             lines.append(definition(rel.name, variables, content))
