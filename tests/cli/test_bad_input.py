@@ -13,7 +13,8 @@ from dmaproof.model.design import builtin_text
 from dmaproof.model.pcie.lspci import write_lspci
 from dmaproof.model.pcie.machine_json import to_json
 from dmaproof.model.pcie.machines import load
-from tests.cli.support import complaint, run
+
+from .support import complaint, run
 
 DUMP = write_lspci(load("SWR").devices)
 JSON = to_json(load("SWR"))

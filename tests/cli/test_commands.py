@@ -14,7 +14,8 @@ from dmaproof.model.pcie.lspci import write_lspci
 from dmaproof.model.pcie.machines import load, names
 from dmaproof.reachability import _with as switched_on  # the same machine with bits on
 from dmaproof.reachability import ask
-from tests.cli.support import complaint, run
+
+from .support import complaint, run
 
 
 def lines(text: str) -> list[dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import run
+from .support import run
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from dmaproof.cli import cli
-from tests.cli.support import ENVIRONMENT, run
+
+from .support import ENVIRONMENT, run
 
 HEAVY = ("z3", "networkx", "pydantic", "rich", "numpy", "cvc5", "asyncio")
 
