@@ -11,14 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import z3
 
 from dmaproof.engine.candidates import Clause
-from dmaproof.model.logic.smt import Uninterpreted
-from dmaproof.model.logic.system import Action, System, initially, weakest_precondition
-from dmaproof.model.logic.terms import TRUE, Formula, not_
+from dmaproof.engine.scripts import Scripts, broken, hold, premise
+from dmaproof.model.logic import smtlib
+from dmaproof.model.logic.system import System
+from dmaproof.model.logic.terms import Formula, not_
 
 Expr = Any
 
@@ -57,10 +59,10 @@ class Clock:
 class _Query:
     """A solver with named assumptions."""
 
-    def __init__(self, what: str, background: Iterable[Expr]) -> None:
+    def __init__(self, what: str, script: Iterable[str]) -> None:
         self.what = what
-        self.solver = z3.Solver()
-        self.solver.add(list(background))
+        self.solver = z3.SimpleSolver()
+        self.solver.from_string("\n".join(script))
 
     def core(self, assumptions: Mapping[str, Expr], clock: Clock) -> frozenset[str] | None:
         """Names of assumptions that suffice for unsatisfiability, or None if satisfiable.
@@ -77,38 +79,22 @@ class _Query:
         used = {str(x) for x in self.solver.unsat_core()}
         return frozenset(n for n, e in assumptions.items() if str(e) in used)
 
-
-class _Step(_Query):
-    """Consecution by one action."""
-
-    def __init__(self, owner: Inductor, act: Action) -> None:
-        super().__init__(f"consecution by {act.name}", owner.background)
-        reading = owner.reading
-        params = reading.constants(act.params, "")
-        for guard in act.guards:
-            self.solver.add(reading.formula(guard.condition, params))
-        self.breaks: dict[int, Expr] = {}
-        for i, clause in enumerate(owner.clauses):
-            after = weakest_precondition(act, clause.matrix)
-            if after == clause.matrix:
-                continue  # the action does not touch it
-            values = {**params, **owner.skolem[i]}
-            broken = z3.Bool(f"break!{i}")
-            self.solver.add(z3.Implies(broken, reading.formula(not_(after), values)))
-            self.breaks[i] = broken
-
-    def broken_by(
-        self, asked: Sequence[int], assumptions: Mapping[str, Expr], clock: Clock
+    def some(
+        self, labels: Mapping[int, Expr], assumptions: Mapping[str, Expr], clock: Clock
     ) -> tuple[set[int], frozenset[str]]:
-        """Some of the clauses *asked* that the action breaks; if none, the core of the proof."""
+        """Some of the *labels* that can be true; if none can, the core of the proof.
+
+        Raises:
+            GaveUp: the solver did not answer.
+        """
         self.solver.push()
         try:
-            self.solver.add(z3.Or([self.breaks[i] for i in asked]))
+            self.solver.add(z3.Or(list(labels.values())))
             core = self.core(assumptions, clock)
             if core is not None:
                 return set(), core
             model = self.solver.model()
-            return {i for i in asked if z3.is_true(model[self.breaks[i]])}, frozenset()
+            return {i for i, x in labels.items() if z3.is_true(model[x])}, frozenset()
         finally:
             self.solver.pop()
 
@@ -123,42 +109,57 @@ class Inductor:
     def __init__(
         self, system: System, premises: Mapping[str, Formula], clauses: Sequence[Clause]
     ) -> None:
+        """Prepare the queries.
+
+        Args:
+            system: the transition system.
+            premises: closed formulas over facts, by name.
+            clauses: candidates; their places are their numbers.
+
+        Raises:
+            ValueError: a name of the system cannot be written in SMT-LIB.
+        """
         self.system = system
-        self.reading = Uninterpreted()
-        self.premises = dict(premises)
         self.clauses = list(clauses)
-        self._names: dict[str, Expr] = {}
-        self.background: list[Expr] = [
-            self.reading.formula(a, {}) for a in system.axioms.values()
-        ]
-        for name, formula in premises.items():
-            self._assume(name, formula)
-        for i, clause in enumerate(self.clauses):
-            self._assume(str(i), clause.closed)
-        self.skolem = [self.reading.constants(c.variables, "sk!") for c in self.clauses]
-        self._steps = [_Step(self, act) for act in system.actions]
+        self._scripts = Scripts(system, premises, self.clauses)
+        self._names = {name: z3.Bool(premise(name)) for name in premises}
+        self._names |= {str(i): z3.Bool(hold(i)) for i in range(len(self.clauses))}
+        self._broken = [z3.Bool(broken(i)) for i in range(len(self.clauses))]
+        self._touched = [self._scripts.touched(act) for act in system.actions]
+        self._steps: dict[int, _Query] = {}
         self._safety: dict[Formula, _Query] = {}
 
-    def _assume(self, name: str, formula: Formula) -> None:
-        literal = self._names[name] = z3.Bool(f"hold!{name}")
-        self.background.append(z3.Implies(literal, self.reading.formula(formula, {})))
+    def _step(self, number: int) -> _Query:
+        if number not in self._steps:
+            act = self.system.actions[number]
+            script = self._scripts.consecution(act, self._touched[number])
+            self._steps[number] = _Query(f"consecution by {act.name}", script)
+        return self._steps[number]
+
+    @cached_property
+    def _first(self) -> _Query:
+        return _Query("initiation", self._scripts.initiation(range(len(self.clauses))))
+
+    def _labels(self, numbers: Iterable[int]) -> dict[int, Expr]:
+        return {i: self._broken[i] for i in numbers}
 
     def _under(self, premises: Iterable[str], alive: Iterable[int]) -> dict[str, Expr]:
         names = [*premises, *(str(i) for i in sorted(alive))]
         return {n: self._names[n] for n in names}
 
-    def starts(self, clause: Clause, premises: Iterable[str], clock: Clock) -> bool:
-        """Whether a clause holds initially; a candidate is given up when that is not plain."""
-        first = initially(self.system, clause.matrix)
-        if first == TRUE:
-            return True
-        query = _Query("initiation", self.background)
-        values = self.reading.constants(clause.variables, "sk!")
-        query.solver.add(self.reading.formula(not_(first), values))
-        try:
-            return query.core(self._under(premises, ()), clock) is not None
-        except GaveUp:
-            return False
+    def starting(self, numbers: Iterable[int], premises: Sequence[str], clock: Clock) -> set[int]:
+        """Those of some clauses that hold initially.
+
+        Raises:
+            GaveUp: the solver did not answer.
+        """
+        alive = set(numbers)
+        while alive:
+            failing, _ = self._first.some(self._labels(alive), self._under(premises, ()), clock)
+            if not failing:
+                break
+            alive -= failing
+        return alive
 
     def inductive(
         self, candidates: Iterable[int], given: Iterable[int], premises: Sequence[str], clock: Clock
@@ -175,26 +176,23 @@ class Inductor:
             GaveUp: the solver did not answer.
         """
         known = set(given)
-        alive = {i for i in candidates if self.starts(self.clauses[i], premises, clock)}
+        alive = self.starting(candidates, premises, clock)
         rests_on: dict[int, frozenset[str]] = {}
         changed = True
         while changed:
             changed = False
-            for number, step in enumerate(self._steps):
+            for number, touched in enumerate(self._touched):
                 names = {str(i) for i in known | alive} | set(premises)
                 if number in rests_on and rests_on[number] <= names:
                     continue  # the last proof still stands
-                asked = [i for i in step.breaks if i in alive]
-                while asked:
-                    broken, core = step.broken_by(
-                        asked, self._under(premises, known | alive), clock
-                    )
-                    if not broken:
+                while asked := [i for i in touched if i in alive]:
+                    under = self._under(premises, known | alive)
+                    failing, core = self._step(number).some(self._labels(asked), under, clock)
+                    if not failing:
                         rests_on[number] = core
                         break
-                    alive -= broken
+                    alive -= failing
                     changed = True
-                    asked = [i for i in asked if i in alive]
         return alive
 
     def safety(
@@ -207,8 +205,8 @@ class Inductor:
         """
         query = self._safety.get(goal)
         if query is None:
-            query = self._safety[goal] = _Query("safety", self.background)
-            query.solver.add(self.reading.formula(not_(goal), {}))
+            contrary = smtlib.assertion(not_(goal), "the contrary of the goal")
+            query = self._safety[goal] = _Query("safety", [*self._scripts.state(), contrary])
         return query.core(self._under(premises, alive), clock)
 
     def minimal(
@@ -225,11 +223,11 @@ class Inductor:
         self, clause: int, action: int, alive: Iterable[int], premises: Sequence[str], clock: Clock
     ) -> frozenset[str] | None:
         """What a clause's survival of an action rests on; None when it does not survive."""
-        step = self._steps[action]
-        if clause not in step.breaks:
+        if clause not in self._touched[action]:
             return frozenset()
-        broken, core = step.broken_by([clause], self._under(premises, alive), clock)
-        return None if broken else core
+        labels, under = self._labels([clause]), self._under(premises, alive)
+        failing, core = self._step(action).some(labels, under, clock)
+        return None if failing else core
 
 
 class _Minimiser:

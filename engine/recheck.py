@@ -8,7 +8,7 @@ clauses came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import z3
@@ -16,17 +16,9 @@ import z3
 from dmaproof.engine.candidates import Clause
 from dmaproof.engine.induction import Clock, GaveUp
 from dmaproof.engine.premises import premise_formula
+from dmaproof.engine.scripts import Scripts, broken, hold, premise, under
 from dmaproof.model.logic import smtlib
-from dmaproof.model.logic.system import Action
-from dmaproof.model.logic.terms import (
-    Fn,
-    Formula,
-    Term,
-    Var,
-    not_,
-    relations,
-    substitute,
-)
+from dmaproof.model.logic.terms import Formula, not_
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Premise
 
@@ -65,9 +57,9 @@ def verified(model: Model, claims: Sequence[Claim], clock: Clock) -> list[bool]:
 
 def _hold(model: Model, claims: Sequence[Claim], clock: Clock) -> bool:
     """Whether all claims hold, as far as z3 can tell."""
-    scripts = _Scripts(model, claims)
+    obligations = _Obligations(model, claims)
     try:
-        return all(_unsatisfiable(s, clock) for s in scripts.all())
+        return all(_unsatisfiable(s, clock) for s in obligations.all())
     except GaveUp:
         return False
 
@@ -82,89 +74,56 @@ def _unsatisfiable(script: str, clock: Clock) -> bool:
     return bool(solver.check() == z3.unsat)
 
 
-class _Scripts:
-    """The obligations of some claims as texts."""
+class _Obligations:
+    """What some claims amount to."""
 
     def __init__(self, model: Model, claims: Sequence[Claim]) -> None:
         self.system = model.core
         self.claims = claims
-        names = [*(r.name for r in self.system.rels), *(f.name for f in self.system.fns)]
-        strange = [n for n in names if "!" in n]
-        if strange:
-            raise ValueError(f"{strange[0]}: names with an exclamation mark are taken")
-        self.number: dict[Clause, int] = {}
-        for claim in claims:
-            for clause in claim.clauses:
-                self.number.setdefault(clause, len(self.number))
-        variables = {v for c in self.number for v in c.variables}
-        ordered = sorted(variables, key=lambda v: (v.name, v.sort))
-        # One constant a variable serves all clauses: some clause fails if one of them does.
-        env: dict[Var, Term] = {v: Fn(f"{v.name}!{v.sort}", (), v.sort)() for v in ordered}
-        constants = smtlib.constants(Var(f"{v.name}!{v.sort}", v.sort) for v in ordered)
-        self.broken = {c: not_(substitute(c.matrix, env)) for c in self.number}
-        labelled = [*constants]
-        for clause, i in self.number.items():
-            labelled += _under(f"hold!{i}", smtlib.text(clause.closed))
-        for premise in {c.premise for c in claims}:
-            labelled += _under(f"premise!{premise}", smtlib.text(premise_formula(premise, model)))
-        self.labelled = labelled
+        clauses = list(dict.fromkeys(c for claim in claims for c in claim.clauses))
+        self.number = {c: i for i, c in enumerate(clauses)}
+        premises = {c.premise.value: premise_formula(c.premise, model) for c in claims}
+        self.scripts = Scripts(self.system, premises, clauses)
 
     def all(self) -> list[str]:
-        """Every obligation: initiation, consecution by each action, safety."""
-        scripts = [self._initiation(), *map(self._consecution, self.system.actions)]
-        return [self._safety(), *(s for s in scripts if s)]
-
-    def _initiation(self) -> str:
-        head = [*smtlib.signature(self.system, initial=True), *smtlib.axioms(self.system)]
-        # Every clause is asked here, those over facts alone, too: nobody else asks for them.
-        return self._script(head, self.number, smtlib.plain, hypothesis=False)
-
-    def _consecution(self, act: Action) -> str:
-        updated = {u.rel for u in act.updates}
-        head = [*smtlib.signature(self.system), *smtlib.axioms(self.system), *smtlib.step(act)]
-        touched = {c: i for c, i in self.number.items() if relations(c.matrix) & updated}
-        return self._script(head, touched, smtlib.after(act), hypothesis=True)
+        """Write every obligation: initiation, consecution by each action, safety."""
+        # Every clause is asked initially, those over facts alone, too: no action breaks them.
+        every = range(len(self.number))
+        found = [self._some_breaks(self.scripts.initiation(every), every, assumed=False)]
+        for act in self.system.actions:
+            asked = self.scripts.touched(act)
+            found.append(
+                self._some_breaks(self.scripts.consecution(act, asked), asked, assumed=True)
+            )
+        return [*(f for f in found if f), self._safety()]
 
     def _safety(self) -> str:
-        lines = [*smtlib.signature(self.system), *smtlib.axioms(self.system), *self.labelled]
+        lines = self.scripts.state()
         fails = []
-        for j, claim in enumerate(self.claims):
-            parts = [*self._assumed(claim), smtlib.text(not_(claim.goal))]
-            lines += _under(f"fails!{j}", f"(and {' '.join(parts)})")
-            fails.append(f"fails!{j}")
-        return "\n".join([*lines, _some(fails)])
+        for claim in self.claims:
+            contrary = smtlib.text(not_(claim.goal))
+            fails.append(f"(and {' '.join(self._assumed(claim))} {contrary})")
+        return _one_of(lines, fails)
 
-    def _script(
-        self,
-        head: list[str],
-        asked: Mapping[Clause, int],
-        naming: smtlib.Naming,
-        *,
-        hypothesis: bool,
-    ) -> str:
+    def _some_breaks(self, lines: list[str], asked: Sequence[int], *, assumed: bool) -> str:
         """Write "some claim has a clause, of those asked, that fails"; "" if none is asked."""
-        lines = [*head, *self.labelled]
-        for clause, i in asked.items():
-            lines += _under(f"broken!{i}", smtlib.flat(smtlib.sexp(self.broken[clause], naming)))
-        fails = []
-        for j, claim in enumerate(self.claims):
-            broken = [f"broken!{asked[c]}" for c in claim.clauses if c in asked]
-            if broken:
-                assumed = self._assumed(claim) if hypothesis else [f"premise!{claim.premise}"]
-                assumed.append(f"(or false {' '.join(broken)})")
-                lines += _under(f"fails!{j}", f"(and {' '.join(assumed)})")
-                fails.append(f"fails!{j}")
-        return "\n".join([*lines, _some(fails)]) if fails else ""
+        choice, fails = set(asked), []
+        for claim in self.claims:
+            numbers = [self.number[c] for c in claim.clauses]
+            labels = [broken(i) for i in numbers if i in choice]
+            if labels:
+                known = self._assumed(claim) if assumed else [premise(claim.premise.value)]
+                fails.append(f"(and {' '.join(known)} (or false {' '.join(labels)}))")
+        return _one_of(lines, fails) if fails else ""
 
     def _assumed(self, claim: Claim) -> list[str]:
-        holds = [f"hold!{self.number[c]}" for c in claim.clauses]
-        return [f"premise!{claim.premise}", *holds]
+        return [premise(claim.premise.value), *(hold(self.number[c]) for c in claim.clauses)]
 
 
-def _under(label: str, text: str) -> list[str]:
-    """Declare a Boolean that implies a formula."""
-    return [f"(declare-const {label} Bool)", f"(assert (=> {label} {text}))"]
-
-
-def _some(labels: Iterable[str]) -> str:
-    return f"(assert (or false {' '.join(labels)}))"
+def _one_of(lines: list[str], fails: Iterable[str]) -> str:
+    """Assert that one claim fails; the label of a claim lets z3 reuse what refutes it."""
+    labels = []
+    for j, text in enumerate(fails):
+        lines += under(f"fails!{j}", text)
+        labels.append(f"fails!{j}")
+    return "\n".join([*lines, f"(assert (or false {' '.join(labels)}))"])

@@ -153,14 +153,18 @@ class Prover:
             if premise is not Premise.NONE:
                 alive = self._shared.inductive(premise, self._linked[premise], alive, clock)
             return self._shared.inductor, alive
+        # What holds of the software on every machine helps on a narrow one, even where a shorter
+        # clause, which only looks true in the few worlds that meet the premise, hides it.
+        wide, known = self._alive(Premise.NONE, clock)
+        general = [wide.clauses[i] for i in sorted(known)]
         if premise not in self._narrow:
             frames = [*cd.base_frames(), cd.link_frame()]
             found = cd.candidates(self.model, self.system, self._meeting(premise), frames)
-            clauses = [*cd.exclusive(self.model), *found]
-            self._narrow[premise] = _Family(self, clauses, (premise,))
+            self._narrow[premise] = _Family(self, [*general, *found], (premise,))
         family = self._narrow[premise]
-        alive = family.inductive(premise, family.inductor.clauses, set(), clock)
-        return family.inductor, alive
+        given = {family.number[c] for c in general}
+        more = [c for c in family.inductor.clauses if family.number[c] not in given]
+        return family.inductor, family.inductive(premise, more, given, clock)
 
     @cached_property
     def _hints(self) -> Hints:
