@@ -328,6 +328,7 @@ class _Query:
         self.timeout_ms = timeout_ms
         self.variables = {n: z3.BitVec(n, w) for n, w in ARGUMENTS.items()}
         self.second: dict[str, Expr] = dict(self.variables)
+        self.field = ""
         self.facts: dict[str, Expr] = {"pasid_bits": z3.BitVec("host.pasid_bits", 8)}
         for item in fields(Host):
             self.facts.setdefault(item.name, z3.Bool(f"host.{item.name}"))
@@ -346,6 +347,7 @@ class _Query:
         """
         import z3
 
+        self.field = field
         self.second = {**self.variables, field: z3.BitVec(f"{field}'", ARGUMENTS[field])}
         return self.second
 
@@ -400,7 +402,11 @@ class _Query:
 
         model = solver.model()
         ordinary = [self.facts[f.name] == f.default for f in fields(Host)]
-        ordinary += [self.variables[n] == value for n, value in _defaults().items()]
+        defaults = _defaults()
+        ordinary += [self.variables[n] == value for n, value in defaults.items()]
+        if self.field:  # the second call differs by one, if that is enough
+            near = self.second[self.field]
+            ordinary += [near == defaults[self.field] - 1, near == defaults[self.field] + 1]
         for pin in ordinary:
             solver.push()
             solver.add(pin)

@@ -26,6 +26,7 @@ FUNCTION, RID, GROUP = Sort("Function"), Sort("Rid"), Sort("Group")
 F, H = Var("f", FUNCTION), Var("h", FUNCTION)
 R, S = Var("r", RID), Var("s", RID)
 G = Var("g", GROUP)
+X = Var("x", Sort("Space"))
 RID_OF, RGROUP = Fn("rid", (FUNCTION,), RID), Fn("rgroup", (RID,), GROUP)
 HOME = Fn("home", (), FUNCTION)
 TAB = Rel("tab", (RID,))
@@ -68,6 +69,7 @@ def test_stratified_alternation_passes(formula: Formula) -> None:
         not_(exists((R,), forall((F,), not_(Eq(RID_OF(F), R))))),  # the same by negation
         forall((G,), exists((R,), Eq(RGROUP(R), G))),
         forall((R,), iff(TAB(R), exists((F,), Eq(RID_OF(F), R)))),
+        forall((R,), forall((X,), exists((F,), and_(Eq(RID_OF(F), R), Eq(X, X))))),
     ],
 )
 def test_cycles_are_found_under_negation_and_through_one_sort(formula: Formula) -> None:

@@ -68,7 +68,7 @@ def structures(draw: Any) -> tuple[Instance, State]:
     return instance, draw(make.states(instance))
 
 
-@quick(150)
+@quick(80)
 @given(structures(), make.formulas((), Names("q", unique=False), depth=4))
 def test_a_closed_formula_has_one_truth(structure: Any, formula: Any) -> None:
     instance, state = structure
@@ -93,7 +93,7 @@ def test_uninterpreted_sorts_closed_by_axioms_agree(
     assert Closed(instance, state).truth(formula, env) is expected
 
 
-@quick(100)
+@quick(80)
 @given(structures())
 def test_states_survive_packing(structure: Any) -> None:
     instance, state = structure
@@ -114,7 +114,7 @@ def successors_by_sets(system: System, instance: Instance, state: State) -> set[
     return found
 
 
-@quick(120)
+@quick(80)
 @given(make.systems(), structures())
 def test_bits_have_the_successors_of_sets(system: Any, structure: Any) -> None:
     instance, state = structure
@@ -159,7 +159,7 @@ def test_one_solver_step_reaches_the_successors_of_sets_and_no_other(
     assert solver.check() == z3.unsat
 
 
-@quick(100)
+@quick(80)
 @given(make.systems(), structures(), make.formulas((X, Y), Names("q")), st.data())
 def test_weakest_precondition_is_truth_after_the_step(
     system: Any, structure: Any, formula: Any, data: Any
@@ -195,7 +195,7 @@ def test_weakest_precondition_over_uninterpreted_sorts(
     assert closed.truth(before, env) is truth(formula, instance, after, {})
 
 
-@quick(120)
+@quick(80)
 @given(make.systems(), structures(), make.formulas((), Names("q")))
 def test_initially_is_truth_in_the_initial_state(
     system: Any, structure: Any, formula: Any
@@ -207,7 +207,7 @@ def test_initially_is_truth_in_the_initial_state(
     assert truth(first, instance, garbage, {}) is expected
 
 
-@quick(120)
+@quick(80)
 @given(structures(), make.formulas((X, Y), Names("q", unique=False)), st.data())
 def test_substitution_is_evaluation_at_the_value(structure: Any, formula: Any, data: Any) -> None:
     instance, state = structure
@@ -218,7 +218,7 @@ def test_substitution_is_evaluation_at_the_value(structure: Any, formula: Any, d
     assert truth(replaced, instance, state, env) is truth(formula, instance, state, moved)
 
 
-@quick(120)
+@quick(80)
 @given(structures(), st.tuples(*[make.formulas((), Names("q", unique=False), depth=2)] * 3))
 def test_constructors_mean_what_they_say(structure: Any, parts: Any) -> None:
     instance, state = structure

@@ -298,9 +298,9 @@ def test_c11_holds_and_version_is_unchecked() -> None:
     assert argsz.witness is not None
     one, two = argsz.witness.answers
     assert {n for n in ARGUMENTS if one.arguments[n] != two.arguments[n]} == {"argsz"}
-    assert {one.outcome, two.outcome} == {
-        Outcome(None, None), Outcome("EINVAL", "argsz-covers-payload")
-    }
+    # The witness departs from an ordinary call by as little as it can, whatever z3 finds first.
+    assert (one.arguments["argsz"], two.arguments["argsz"]) == (32, 31)
+    assert (one.outcome, two.outcome) == ((None, None), ("EINVAL", "argsz-covers-payload"))
     for answer in (one, two):
         assert arguments.answer_to(answer.arguments, argsz.witness.host) == answer
 
