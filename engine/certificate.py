@@ -282,7 +282,9 @@ def load(folder: Path) -> Certificate:
 
 
 def _manifest(path: Path) -> Manifest:
-    data = _read(path, MAX_BYTES)
+    data = _read(path, MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError("longer than 4 MiB", str(path), "the file was changed", _AGAIN)
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -295,21 +297,16 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """Read a file of at most *limit* bytes."""
+    """Read at most *limit* bytes of a file."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            return file.read(limit)
     except OSError as error:
         raise InputError(
             f"cannot be read: {error.strerror}", str(path),
             "not the folder of a certificate, or a part of it is missing",
             "name a folder that `dmaproof check` wrote",
         ) from None
-    if len(data) > limit:
-        raise InputError(
-            f"longer than the {limit} bytes it may have", str(path), "the file was changed", _AGAIN
-        )
-    return data
 
 
 def _rebuild(manifest: Manifest, where: str) -> dict[str, str]:
@@ -370,7 +367,7 @@ def _compare(folder: Path, manifest: Manifest, scripts: Mapping[str, str]) -> No
             )
     for name, script in scripts.items():
         expected = script.encode()
-        data = _read(folder / name, len(expected))
+        data = _read(folder / name, len(expected) + 1)
         if data != expected:
             raise InputError(
                 f"differs from the obligation of this model {_difference(data, expected)}",
