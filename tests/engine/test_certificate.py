@@ -178,7 +178,7 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize(("change", "needed"), NEEDED.items(), ids=lambda x: str(x))
+@pytest.mark.parametrize(("change", "needed"), NEEDED.items(), ids=str)
 def test_an_update_left_out_is_refused_and_where_it_matters_cvc5_says_so(
     change: tuple[str, str], needed: bool, folder: Path
 ) -> None:
