@@ -1,0 +1,287 @@
+"""From a candidate run to a refutation: replay it on the machine, minimise it, write it down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dmaproof.counterexamples.explain import Falsified, holder
+from dmaproof.counterexamples.trace import (
+    Hop,
+    Trace,
+    TraceStep,
+    Violation,
+    differences,
+    end_of,
+    facts_of,
+    named,
+    replayed,
+    sentence,
+)
+from dmaproof.engine.case import Case, Chain
+from dmaproof.engine.driver import target
+from dmaproof.engine.explicit import search
+from dmaproof.engine.finding import Candidate
+from dmaproof.engine.worlds import World
+from dmaproof.model.logic.sets import Instance, ReplayError, Step, replay
+from dmaproof.model.logic.terms import Kind
+from dmaproof.model.vfio import vocabulary as v
+from dmaproof.model.vfio.build import Model
+from dmaproof.properties.base import Property, PropertyKind
+
+CLOSED_LIMIT = 6
+"""Functions up to which a run that needs its group mates is searched anew with all of them."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A candidate that did not replay; never shown as a refutation."""
+
+    reason: str
+
+
+def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> Trace | Refused:
+    """Replay a candidate on its part of the machine; a trace only if it reproduces.
+
+    The part is closed: every function of every group that takes part is there, since the kernel's
+    loops visit them all.
+    """
+    closed = _closed(candidate.chain, case)
+    world = case.world(closed, frozenset(candidate.chain.functions[:1]) if model.scheme.hot_add
+                       and len(candidate.chain.functions) > 1 else frozenset())
+    instance = world.instance(*candidate.counts)
+    steps: list[Step] | None = _moved(candidate, world, instance, model)
+    problem = _problem(steps, prop, model, instance)
+    if problem and len(closed) <= CLOSED_LIMIT:
+        steps = _searched(prop, model, instance)
+        problem = _problem(steps, prop, model, instance)
+    if problem or steps is None:
+        return Refused(problem)
+    steps = minimised(steps, prop, model, instance)
+    small, steps = _without_idle(steps, prop, model, world, candidate.counts)
+    trace = _written(small, steps, prop, model, case, candidate.chain)
+    problem = replayed(trace)
+    return Refused(problem) if problem else trace
+
+
+def _closed(chain: Chain, case: Case) -> tuple:  # type: ignore[type-arg]
+    members = dict.fromkeys(chain.functions)
+    for function in chain.functions:
+        members.update(dict.fromkeys(case.mates(function)))
+    return tuple(members)
+
+
+def _moved(
+    candidate: Candidate, world: World, instance: Instance, model: Model
+) -> list[Step]:
+    """The candidate's steps on another instance, by the names of their elements."""
+    source = candidate.world.instance(*candidate.counts)
+    moved = []
+    for step in candidate.steps:
+        params = model.system.action(step.action).params
+        args = tuple(
+            instance.elements[p.sort].index(source.name(p.sort, a))
+            for p, a in zip(params, step.args, strict=True)
+        )
+        moved.append(Step(step.action, args))
+    return moved
+
+
+def _problem(
+    steps: list[Step] | None, prop: Property, model: Model, instance: Instance
+) -> str:
+    """Why steps do not settle a property on an instance; "" if they do."""
+    if steps is None:
+        return "replay-failed: no run was found with all members of the groups present"
+    try:
+        states = replay(model.system, instance, steps)
+        end_of(prop, model, instance, states[-1])
+    except (ReplayError, ValueError) as error:
+        return f"replay-failed: {error}"
+    return ""
+
+
+def _searched(prop: Property, model: Model, instance: Instance) -> list[Step] | None:
+    found = search(model.system, instance, {prop.id: target(prop, model)},
+                   max_states=60_000, seconds=10.0)
+    return found.traces.get(prop.id)
+
+
+def minimised(
+    steps: list[Step], prop: Property, model: Model, instance: Instance
+) -> list[Step]:
+    """Leave out every step that is not needed, one at a time until none can go."""
+    changed = True
+    while changed:
+        changed = False
+        for place in range(len(steps)):
+            shorter = steps[:place] + steps[place + 1 :]
+            if not _problem(shorter, prop, model, instance):
+                steps, changed = shorter, True
+                break
+    return steps
+
+
+def _without_idle(
+    steps: list[Step], prop: Property, model: Model, world: World, counts: tuple[int, int, int]
+) -> tuple[Instance, list[Step]]:
+    """Fewer containers, functions: objects that take no part are left out if it still replays."""
+    instance = world.instance(*counts)
+    if counts[0] > 1:
+        fewer = world.instance(1, *counts[1:])
+        if not _problem(_fits(steps, model, fewer), prop, model, fewer):
+            instance, counts = fewer, (1, *counts[1:])
+    for name in world.functions:
+        smaller = _drop(world, name)
+        if smaller is None:
+            continue
+        other = smaller.instance(*counts)
+        moved = _renumbered(steps, model, instance, other)
+        if not _problem(moved, prop, model, other):
+            assert moved is not None
+            world, instance, steps = smaller, other, moved
+    return instance, steps
+
+
+def _fits(steps: list[Step], model: Model, instance: Instance) -> list[Step] | None:
+    for step in steps:
+        params = model.system.action(step.action).params
+        if any(a not in instance.domain(p.sort) for p, a in zip(params, step.args, strict=True)):
+            return None
+    return steps
+
+
+def _renumbered(
+    steps: list[Step], model: Model, old: Instance, new: Instance
+) -> list[Step] | None:
+    moved = []
+    for step in steps:
+        params = model.system.action(step.action).params
+        args = []
+        for param, arg in zip(params, step.args, strict=True):
+            name = old.name(param.sort, arg)
+            if name not in new.elements[param.sort]:
+                return None
+            args.append(new.elements[param.sort].index(name))
+        moved.append(Step(step.action, tuple(args)))
+    return moved
+
+
+def _drop(world: World, name: str) -> World | None:
+    """The world without a function that shares its group with nobody."""
+    rest = tuple(f for f in world.functions if f != name)
+    mine = world.groups[name]
+    if not rest or any(world.groups[f] == mine for f in rest):
+        return None  # a group mate is visited by the kernel's loops: it stays
+
+    def both(pairs: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        return frozenset(p for p in pairs if name not in p)
+
+    return replace(
+        world, functions=rest, groups={f: world.groups[f] for f in rest},
+        influence=both(world.influence), emits=both(world.emits), p2p=both(world.p2p),
+        ported=world.ported & {world.groups[f] for f in rest},
+        incapable=world.incapable - {name}, bad_path=world.bad_path - {name},
+        raw=world.raw - {name}, absent=world.absent - {name},
+    )
+
+
+# -- writing --------------------------------------------------------------------------------
+
+
+def _written(
+    instance: Instance, steps: list[Step], prop: Property, model: Model, case: Case, chain: Chain
+) -> Trace:
+    states = replay(model.system, instance, steps)
+    written = []
+    for step, before, after in zip(steps, states, states[1:], strict=False):
+        act = model.system.action(step.action)
+        names = {
+            p.name: instance.name(p.sort, a)
+            for p, a in zip(act.params, step.args, strict=True)
+        }
+        written.append(TraceStep(
+            action=step.action, args=names,
+            changed=differences(model, instance, before, after),
+            says=sentence(act.says or act.name, names),
+        ))
+    end = end_of(prop, model, instance, states[-1])
+    return Trace(
+        design=model.design.model_dump(by_alias=True, mode="json"),
+        machine=case.machine.name,
+        grouping=case.grouping,
+        assumptions=literals(prop, end, case, chain, model),
+        hot_add=model.scheme.hot_add,
+        property=prop.id,
+        facts=facts_of(model, instance),
+        initial={
+            r.name: named(instance, r, states[0][r])
+            for r in model.system.rels if r.kind is not Kind.STATIC and states[0][r]
+        },
+        steps=written,
+        violation=_violation(prop, end, model, case, chain, instance, states[-1]),
+    )
+
+
+def _violation(
+    prop: Property, end: Falsified, model: Model, case: Case, chain: Chain,
+    instance: Instance, state: object,
+) -> Violation:
+    objects = dict(end.objects)
+    path = _path(objects, case, chain)
+    template = prop.says if prop.kind is PropertyKind.CAN else prop.violated
+    return Violation(
+        property=prop.id,
+        says=sentence(template, objects),
+        conjunct=end.conjunct,
+        function=objects.get("f1"),
+        pasid=objects.get("p1"),
+        space=objects.get("s1"),
+        objects=objects,
+        held_by=holder(model, instance, state, objects),  # type: ignore[arg-type]
+        path=path,
+        channels=list(dict.fromkeys(h.channel for h in path)),
+    )
+
+
+def _path(objects: dict[str, str], case: Case, chain: Chain) -> list[Hop]:
+    """The leak edges from the guilty function to the one whose binding it uses."""
+    owner = objects.get("r1", "").removeprefix("rid(").removesuffix(")") or objects.get("h1", "")
+    names = {case.name(f): f for f in chain.functions}
+    source, last = objects.get("f1", ""), owner
+    if source not in names or last not in names or source == last:
+        return []
+    edges = case.fabric.witness(names[source], names[last], case.assumptions.fabric())
+    if not edges and case.p2p.has_edge(names[source], names[last]):
+        edges = [case.p2p.edges[names[source], names[last]]["edge"]]
+    return [
+        Hop(
+            channel=e.channel.value, source=case.name(e.source),
+            target=case.name(e.target) if e.target is not None else f"rid {e.rid:04x}",
+            reason=e.reason, cuts=[f"{c.bits} at {c.port}" for c in e.cuts],
+        )
+        for e in edges
+    ]
+
+
+def literals(
+    prop: Property, end: Falsified, case: Case, chain: Chain, model: Model
+) -> dict[str, str]:
+    """The assumption literals that a run rests on."""
+    found: dict[str, bool] = {}
+    objects = dict(end.objects)
+    hops = _path(objects, case, chain)
+    names = {case.name(f): f for f in chain.functions}
+    assume = case.assumptions.fabric()
+    if hops:
+        owner = objects.get("r1", "").removeprefix("rid(").removesuffix(")")
+        last = names.get(owner or objects.get("h1", ""))
+        edges = case.fabric.witness(names[objects["f1"]], last, assume) if last else []
+        for edge in edges:
+            found.update(dict(edge.requires))
+        if any(h.channel == "peer-to-peer" for h in hops) and prop.id != "no-misroute":
+            found["deputy"] = True
+    if model.scheme.hot_add:
+        found["static_fabric"] = False
+    if (v.RAW, objects.get("f1")) and objects.get("f1") and not objects.get("r1") and case.ats:
+        found.setdefault("ats_honest", False)
+    return {n: "on" if value else "off" for n, value in sorted(found.items())}

@@ -1,0 +1,200 @@
+"""``dmaproof check``: prove or refute isolation for designs on machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dmaproof.commands.options import assume_option, json_option
+
+if TYPE_CHECKING:
+    from dmaproof.counterexamples.verdict import Verdict
+    from dmaproof.model.pcie.topology import Machine
+    from dmaproof.properties.base import Property
+    from dmaproof.terminal import Screen
+
+_MARKS = {"proved": ("proved", "green"), "refuted": ("refuted", "red"),
+          "undecided": ("undecided", "yellow")}
+
+
+@click.command()
+@click.option("--design", "designs", multiple=True, metavar="NAME|FILE",
+              help="A built-in design or a TOML file. Repeatable; default: all of 2018.")
+@click.option("--machine", "machines", multiple=True, metavar="NAME|FILE|any",
+              help="A built-in machine, an lspci -xxxx dump, a machine file, or any."
+              " Repeatable; default: all built-in machines.")
+@click.option("--property", "properties", multiple=True, metavar="ID",
+              help="A property. Repeatable; default: every `always` property.")
+@click.option("--grouping", type=click.Choice(("linux", "components")),
+              help="Grouping algorithm  [default: the design's, linux in the built-in ones]")
+@assume_option
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for traces and certificates  [with --json: dmaproof-out]")
+@json_option
+@click.option("--reproducible", is_flag=True, help="Leave out times, so that runs compare equal.")
+def check(
+    designs: tuple[str, ...],
+    machines: tuple[str, ...],
+    properties: tuple[str, ...],
+    grouping: str | None,
+    assume: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    reproducible: bool,
+) -> int:
+    """Prove or refute isolation for designs on machines.
+
+    Exit code: 0 all proved, 1 something is refuted, 2 bad input, 3 something is undecided.
+    """
+    from dmaproof.counterexamples.matrix import judged
+    from dmaproof.counterexamples.verdict import exit_code
+    from dmaproof.engine.assumptions import Assumptions
+    from dmaproof.model import design as design_files
+    from dmaproof.terminal import Screen, warn
+
+    assumptions = Assumptions.parse(assume)
+    chosen = [design_files.load(n) for n in dict.fromkeys(designs)] or [
+        d for d in map(design_files.load, design_files.builtin_names()) if d.year == 2018
+    ]
+    wanted = _properties(properties)
+    found = _machines(machines)
+    for machine in found:
+        for warning in machine.warnings if machine else ():
+            warn(f"{machine.name if machine else ''}: {warning}")
+    if properties:
+        _meaningful(chosen, wanted)
+    if as_json and out is None:
+        out = Path("dmaproof-out")
+    screen = Screen()
+    verdicts = _with_progress(
+        screen, len(chosen), quiet=as_json,
+        run=lambda tick: judged(chosen, found, wanted, assumptions, grouping, out, tick),
+    )
+    if as_json:
+        data = [v.data(reproducible=reproducible) for v in verdicts]
+        click.echo(json.dumps({"schema": "dmaproof/verdicts/1", "verdicts": data}, indent=1))
+    else:
+        _show(screen, verdicts, reproducible=reproducible)
+    return exit_code(verdicts)
+
+
+def _properties(names: tuple[str, ...]) -> list[Property]:
+    from dmaproof.properties.base import PropertyKind
+    from dmaproof.properties.registry import PROPERTIES, find
+
+    if names:
+        return [find(n) for n in dict.fromkeys(names)]
+    return [p for p in PROPERTIES if p.kind is PropertyKind.ALWAYS and not p.asked_only]
+
+
+def _machines(names: tuple[str, ...]) -> list[Machine | None]:
+    from dmaproof.model.pcie import machines as files
+
+    if not names:
+        return [files.machine(n) for n in files.names()]
+    return [None if n == "any" else files.load(n) for n in dict.fromkeys(names)]
+
+
+def _meaningful(designs: list, wanted: list[Property]) -> None:  # type: ignore[type-arg]
+    """Raise where a property was asked for that no chosen design gives a meaning."""
+    from dmaproof.model.errors import InputError
+    from dmaproof.model.vfio.build import build
+    from dmaproof.properties.registry import applicable
+
+    for prop in wanted:
+        reasons = [applicable(prop, build(d)) for d in designs]
+        if all(reasons):
+            raise InputError(reasons[0], "--property", "a property of another kind of design",
+                             "name another design or another property")
+
+
+def _with_progress(screen: Screen, total: int, *, quiet: bool, run):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Run with a progress bar on a terminal."""
+    if quiet or not screen.console.is_terminal:
+        return run(lambda _: None)
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("checking"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+               TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=screen.console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        return run(lambda name: bar.update(task, advance=1, description=name))
+
+
+def _show(screen: Screen, verdicts: list[Verdict], *, reproducible: bool) -> None:
+    if len({v.machine for v in verdicts}) == 1 or len(verdicts) <= 24:
+        _list(screen, verdicts)
+    else:
+        _matrix(screen, verdicts)
+    count = {r: sum(v.result == r for v in verdicts) for r in _MARKS}
+    total = ", ".join(f"{n} {r}" for r, n in count.items())
+    seconds = "" if reproducible else f" ({sum(v.seconds for v in verdicts):.1f} s of work)"
+    screen.line(f"{len(verdicts)} verdicts: {total}{seconds}")
+
+
+def _list(screen: Screen, verdicts: list[Verdict]) -> None:
+    """Every verdict with its reason, and each refutation's run."""
+    from dmaproof.counterexamples.show import lines
+
+    styles = {"head": "bold", "end": "red", "path": "yellow", "note": "dim"}
+    for verdict in verdicts:
+        word, style = _MARKS[verdict.result]
+        scope = f"({verdict.scope})" if verdict.result != "refuted" else ""
+        head = f"{verdict.design} / {verdict.machine} / {verdict.property}: "
+        screen.line((head, "bold"), (word, style), f" {scope}" if scope else "")
+        screen.item("  ", text=verdict.reason)
+        basis = []
+        if verdict.theorem:
+            basis.append(f"theorem {verdict.theorem}")
+        if verdict.premise not in ("", "none"):
+            basis.append(f"premise {verdict.premise}")
+        basis += [f"{n}={v}" for n, v in verdict.assumptions.items()]
+        if verdict.vacuous:
+            basis.append("vacuous")
+        if basis:
+            screen.item("  rests on ", text=", ".join(basis), style="dim")
+        if verdict.evidence is not None:
+            for text, role in list(lines(verdict.evidence))[1:]:
+                screen.line((text, styles.get(role, "")))
+        screen.line("")
+
+
+def _matrix(screen: Screen, verdicts: list[Verdict]) -> None:
+    """A table for each design: machines down, properties across."""
+    from rich.table import Table
+
+    cells = {"proved": "[green]✓[/]", "refuted": "[red]✗[/]", "undecided": "[yellow]?[/]"}
+    if not screen.fancy:
+        cells = {"proved": "yes", "refuted": "NO", "undecided": "?"}
+    by_design: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_design.setdefault(verdict.design, []).append(verdict)
+    for design, part in by_design.items():
+        table = Table(title=design, title_justify="left", title_style="bold")
+        table.add_column("machine")
+        columns = list(dict.fromkeys(v.property for v in part))
+        for name in columns:
+            table.add_column(name.replace("-", "\n", 2), justify="center")
+        rows: dict[str, dict[str, Verdict]] = {}
+        for verdict in part:
+            rows.setdefault(verdict.machine, {})[verdict.property] = verdict
+        for machine, row in rows.items():
+            marks = [_cell(row.get(c), cells) for c in columns]
+            from rich.text import Text
+
+            table.add_row(machine, *(Text.from_markup(m) for m in marks))
+        screen.console.print(table)
+    screen.line("✓ proved   ✗ refuted   ? undecided   - refuses every bind (proved, vacuous)"
+                if screen.fancy else "yes proved, NO refuted, ? undecided, - refuses every bind")
+    screen.line("One line of reasons for each: dmaproof check --design D --machine M")
+
+
+def _cell(verdict: Verdict | None, cells: dict[str, str]) -> str:
+    if verdict is None:
+        return ""
+    if verdict.vacuous and verdict.result == "proved":
+        return "-"
+    return cells[verdict.result]
