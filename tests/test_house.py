@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from dmaproof.commands.explain import register_all
+from dmaproof.engine.assumptions import ASSUMPTIONS
 from dmaproof.model.rules import all_rules
+from dmaproof.properties.base import Premise
+from dmaproof.properties.registry import PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("model", "properties", "engine", "counterexamples")
@@ -183,6 +186,19 @@ def test_commands_of_the_readme_are_as_promised() -> None:
     assert f"\n{first}\n" in text
     assert f"\n{second}\n" in text
     assert second in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_semantics_has_every_word_of_a_verdict() -> None:
+    text = (ROOT / "docs" / "semantics.md").read_text("utf-8")
+    words = [*(p.id for p in PROPERTIES), *ASSUMPTIONS, *Premise]
+    assert [word for word in words if f"`{word}`" not in text] == []
+
+
+def test_the_readme_shows_what_is_printed() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    golden = ROOT / "tests" / "cli" / "golden" / "reach-swr.txt"
+    shown = golden.read_text("utf-8").removesuffix("--- exit code 0\n")
+    assert f"```console\n{shown}```" in text
 
 
 def test_documents_link_to_what_exists() -> None:
