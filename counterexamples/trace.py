@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +22,7 @@ from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Property, PropertyKind
 from dmaproof.properties.registry import find
 
-SCHEMA = "dmaproof/trace/1"
+SCHEMA: Final = "dmaproof/trace/1"
 MAX_BYTES = 16 << 20
 
 Name = Annotated[str, Field(max_length=200)]

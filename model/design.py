@@ -12,13 +12,13 @@ from enum import StrEnum
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dmaproof.model.errors import InputError
 
-SCHEMA = "dmaproof/design/1"
+SCHEMA: Final = "dmaproof/design/1"
 MAX_BYTES = 1 << 20  # a design is a page of text; anything larger is not one
 
 

@@ -10,7 +10,7 @@ from dmaproof.model.logic.system import Module, System, compose
 from dmaproof.model.logic.terms import Eq, Formula, Rel, Term, forall, implies
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.bind import Binder
-from dmaproof.model.vfio.container import LIFECYCLE, Containers, hot_add, lifecycle
+from dmaproof.model.vfio.container import LIFECYCLE, Containers, device_files, hot_add, lifecycle
 from dmaproof.model.vfio.scheme import Scheme
 from dmaproof.model.vfio.type1 import Mapper
 from dmaproof.model.vtd.cache_rules import caches
@@ -82,6 +82,8 @@ def build(design: Design, hot_add_allowed: bool = False) -> Model:
     binder: Binder | None = None
     mapper: Mapper | None = None
     containers: Containers | None = None
+    if scheme.containers and scheme.payload is not Payload.MAP:
+        modules.append(device_files(scheme))  # its guards come first in the kernel, too
     if scheme.payload is Payload.MAP:
         mapper = Mapper(scheme)
         modules.append(mapper.module())
@@ -90,7 +92,7 @@ def build(design: Design, hot_add_allowed: bool = False) -> Model:
         modules.append(binder.module())
     if scheme.containers:
         containers = Containers(scheme, binder)
-        modules += [containers.module(), lifecycle(scheme)]
+        modules += [containers.module(), lifecycle(scheme, containers)]
     modules.append(caches(scheme))
     if hot_add_allowed:
         modules.append(hot_add())

@@ -115,7 +115,7 @@ class Containers:
         if scheme.design.guards.singleton_container:
             guards += [
                 Guard("container-empty", forall((v.G1,), not_(v.IN(v.G1, v.C))), "EINVAL"),
-                Guard("group-is-singleton", scheme.single(v.G), "EINVAL"),
+                Guard("group-of-one-function", scheme.single(v.G), "EINVAL"),
             ]
         if self.wide:
             if scheme.design.guards.singleton and self.binder is not None:
@@ -212,7 +212,18 @@ class Containers:
                                   "VFIO_GROUP_UNSET_CONTAINER of {grp} returns")
 
 
-def lifecycle(scheme: Scheme) -> Module:
+def device_files(scheme: Scheme) -> Module:
+    """What a bind call needs before the kernel looks at anything else: an open file."""
+    params = (*scheme.caller, *scheme.args)
+    if scheme.payload is Payload.TABLE and scheme.object is Object.DEVICE:
+        guard = Guard("device-open", OPENED(v.F), "EBADF")  # the ioctl is issued on its descriptor
+    else:
+        guard = Guard("iommu-set", IOMMU_SET(v.C), "EINVAL", "host SVA v2, 13/40")
+    enter = action("bind.enter", params, [guard], actor=Actor.USER)
+    return Module("device-files", rels=(OPENED, IOMMU_SET), actions=(enter,))
+
+
+def lifecycle(scheme: Scheme, containers: Containers) -> Module:
     """Kernel drivers, SET_IOMMU and device file descriptors: rules that only refuse.
 
     Viability is DMA ownership: a group with a member bound to a kernel driver that does DMA cannot
@@ -225,7 +236,9 @@ def lifecycle(scheme: Scheme) -> Module:
                     "drivers/iommu/iommu.c iommu_group_claim_dma_owner")]
     open_member = exists((v.X1,), and_(Eq(v.group(v.X1), v.G), OPENED(v.X1)))
     populated = exists((other,), v.IN(other, v.C))
-    last = forall((other,), implies(v.IN(other, v.C), Eq(other, v.G)))
+    lock = [Guard("container-not-locked", not_(containers.in_progress(v.C)))]
+    if not containers.wide:
+        lock = []
     actions = [
         action("driver.bind", (v.F,),
                [Guard("group-not-owned", not_(owned), "EBUSY", "iommu_device_use_default_domain"),
@@ -236,29 +249,31 @@ def lifecycle(scheme: Scheme) -> Module:
                [delete(KERNEL_DRIVER, v.F)], Actor.PLATFORM, "The kernel driver lets go of {f}"),
         action("set-iommu", (v.C,),
                [Guard("container-has-group", populated, "EINVAL", "drivers/vfio/container.c"),
-                Guard("iommu-not-set", not_(IOMMU_SET(v.C)), "EINVAL")],
+                Guard("iommu-not-set", not_(IOMMU_SET(v.C)), "EINVAL"), *lock],
                [insert(IOMMU_SET, v.C)], Actor.USER, "VFIO_SET_IOMMU on container {c}"),
         action("device.open", (v.F, v.C),
                [Guard("function-in-container", v.IN(v.group(v.F), v.C), "EINVAL"),
                 Guard("iommu-set", IOMMU_SET(v.C), "EINVAL", "drivers/vfio/group.c"),
-                Guard("not-open", not_(OPENED(v.F)), "EBUSY")],
+                Guard("not-open", not_(OPENED(v.F)), "EBUSY"), *lock],
                [insert(OPENED, v.F)], Actor.USER, "VFIO_GROUP_GET_DEVICE_FD opens {f}"),
         action("device.close", (v.F,), [Guard("open", OPENED(v.F), "EBADF")],
                [delete(OPENED, v.F)], Actor.USER, "The user closes {f}"),
         action("set-container", (v.G, v.C), viable if scheme.design.guards.viable else []),
         action("unset-container", (v.G, v.C),
-               [Guard("devices-closed", not_(open_member), "EBUSY", "drivers/vfio/group.c")],
-               [delete(IOMMU_SET, v.C, when=last)]),
+               [Guard("devices-closed", not_(open_member), "EBUSY", "drivers/vfio/group.c")]),
+        _iommu_goes(containers),
     ]
-    if scheme.payload is Payload.TABLE and scheme.object is Object.DEVICE:
-        # The ioctl is issued on the device's file descriptor.
-        actions.append(action("bind.enter", (*scheme.caller, *scheme.args),
-                              [Guard("device-open", OPENED(v.F), "EBADF")]))
-    elif scheme.payload is not Payload.MAP:
-        actions.append(action("bind.enter", (*scheme.caller, *scheme.args),
-                              [Guard("iommu-set", IOMMU_SET(v.C), "EINVAL",
-                                     "host SVA v2, 13/40")]))
     return Module("lifecycle", rels=LIFECYCLE, actions=tuple(actions))
+
+
+def _iommu_goes(containers: Containers) -> Action:
+    """The IOMMU state of a container ends when its last group has left."""
+    name = "leave.return" if containers.wide else "unset-container"
+    params = (v.G,) if containers.wide else (v.G, v.C)
+    c, other = Var("go.c", v.CONTAINER), Var("go.grp", v.GROUP)
+    last = forall((other,), implies(v.IN(other, c), Eq(other, v.G)))
+    gone = Update(IOMMU_SET, (c,), delete=and_(v.IN(v.G, c), last))
+    return action(name, params, updates=[gone])
 
 
 def hot_add() -> Module:

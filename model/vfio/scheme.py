@@ -241,7 +241,7 @@ class Scheme:
         """The group has one member, ports and bridges counted."""
         # Variables of their own: *group* may speak of those that properties and premises bind.
         one, two = Var("single.f", v.FUNCTION), Var("single.h", v.FUNCTION)
-        both = [Eq(v.group(one), group), Eq(v.group(two), group)]
+        both: list[Formula] = [Eq(v.group(one), group), Eq(v.group(two), group)]
         if self.hot_add:
             both += [v.PRESENT(one), v.PRESENT(two)]
         alone = forall((one, two), implies(and_(*both), Eq(one, two)))

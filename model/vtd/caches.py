@@ -96,7 +96,9 @@ class _Locate:
         self.carrier, self.inner, self.host = carrier, inner, host
         self.pending: tuple[Any, ...] | None = None
 
-    def __call__(self, c: IntCarrier, r: Registers, address: int, top: bool, *nest: Value) -> FirstEntry:
+    def __call__(
+        self, c: IntCarrier, r: Registers, address: int, top: bool, *nest: Value
+    ) -> FirstEntry:
         if self.host:  # the cached entry already held the host address of this table
             self.host = False
             return FirstEntry(address, True)

@@ -34,7 +34,7 @@ class Outcome:
 
     Attributes:
         fault: number of the condition that blocks it (`faults.condition`), 0 if none does.
-        hpa: output address; meaningless where *fault* is not 0 (the int carrier gives 0).
+        hpa: output address; meaningless where *fault* is not 0 or no right is granted.
         readable, writable: rights of the translation, as a translation request is told them.
         bits: log2 of the size of the page the translation covers.
         interrupt: the request became an interrupt request and touches no memory.

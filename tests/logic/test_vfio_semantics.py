@@ -284,8 +284,6 @@ def test_every_reachable_state_is_sane(name: str, hot: bool) -> None:
 @pytest.mark.parametrize(("name", "hot"), DESIGNS, ids=IDS)
 def test_open_functions_and_iommus_end_with_their_container(name: str, hot: bool) -> None:
     broken = violations(name, hot, lambda label: label in LIFECYCLE_CLAIMS)
-    if broken and load(name).interface.object is Object.CONTAINER:
-        pytest.xfail("SET_IOMMU and GET_DEVICE_FD are let in while a group leaves its container")
     assert not broken, "\n".join(broken)
 
 

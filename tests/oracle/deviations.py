@@ -89,6 +89,9 @@ DEVIATIONS: dict[str, Deviation] = {
         f"{_INTEL_IOMMU} vtd_ce_get_pasid_fpd"),
     "fpd-not-reserved": Deviation(
         BOTH, False, "FPD does not suppress Bh", f"{_INTEL_IOMMU} vtd_qualified_faults"),
+    "fpd-not-58h": Deviation(
+        ("7.2",), False, "FPD does not suppress 58h, which stands for qualified conditions too",
+        f"{_INTEL_IOMMU} vtd_qualified_faults"),
     "msi-page": Deviation(
         BOTH, False, "a page that overlaps the interrupt range faults as a whole",
         f"{_INTEL_IOMMU} vtd_iova_to_slpte"),
@@ -149,6 +152,7 @@ class QemuCarrier(IntCarrier):
             self.ignored[f.SPT_2] = "pasid-p-ignored"
         self.used: set[str] = set()
         self._wanted = wanted
+        self._version = version
         self._recent = False
 
     def fail(self, condition, fault):
@@ -183,6 +187,10 @@ class QemuCarrier(IntCarrier):
 
     def silent(self, fault):
         """Whether FPD suppresses *fault* in QEMU."""
+        if self._version == "7.2" and fault in _CODES_72:
+            if self.suppressed or self._recent:
+                self.used.add("fpd-not-58h")
+            return False
         if fault in (f.SPD_2, f.SPT_2, f.SPT_4_1, f.SPT_4_2) and self._recent:
             self.used.add("fpd-not-present")
         else:
@@ -241,9 +249,14 @@ def predict(image: Image, registers: Registers, request: Request, version: str) 
     if r.mode is Mode.SCALABLE:
         fault, carrier = _context_checks(image, r, request, version, p)
     if not fault:
-        carrier, outcome = _probe(image, r, request, version)
+        seen_image = _as_second_stage(image, r, request, p) if version == "7.2" else image
+        carrier, outcome = _probe(seen_image, r, request, version)
         fault = outcome.fault
-        if r.mode is Mode.SCALABLE and (not fault or fault in _WALK):
+        if version == "7.2" and fault != f.SGN_5 and _far_table(seen_image, r, request):
+            p.used.add("no-pasid-entry-reserved")
+            fault = f.SSS_4
+        first = version != "7.2" and r.mode is Mode.SCALABLE
+        if first and (not fault or fault in _WALK):
             fault = _canonical(image, r, request, p) or fault
     if not fault and outcome is not None:
         fault = _msi(r, p, outcome)
@@ -263,7 +276,12 @@ def _context_checks(image, r, request, version, p):
     try:
         if version == "7.2":
             _both_halves(carrier, r, request.sid, p)
-        context_entry(carrier, r, request.sid)
+        low, high = context_entry(carrier, r, request.sid)
+        plain = Registers(r.cap, r.ecap, r.rtaddr, haw=r.haw).scalable_context_reserved
+        if low & plain[0]:
+            p.used.add("context-capabilities")
+        if high & plain[1]:
+            p.used.add("rid-pasid-honoured")
         own = Request(request.sid, 0x1000, write=False)
         number = None
     except Blocked as stop:
@@ -293,6 +311,9 @@ def _entry_check(image, r, sid, pasid, version, p):
         directory = c.read((low & r.address) + 8 * (number >> 6), f.SPD_1)
         if not directory & 1:
             return f.SPD_2
+        if directory & r.beyond_haw:  # not checked, and not masked either
+            p.used.add("no-directory-reserved")
+            return f.SPT_1
         where = (directory & r.address) + 64 * (number & 63)
         q0, q1, q2 = (c.read(where + 8 * i, f.SPT_1) for i in range(3))
     except Blocked as stop:
@@ -314,6 +335,32 @@ def _entry_check(image, r, sid, pasid, version, p):
     if version != "7.2" and pgtt == 1 and q2 >> 2 & 3:
         return f.SPT_4_3
     return 0
+
+
+def _as_second_stage(image, r, request, p):
+    """The image with first-stage and nested PASID entries turned into second-stage ones."""
+    if r.mode is not Mode.SCALABLE:
+        return image
+    c = QemuCarrier(image, "7.2", 0)
+    low, high = context_entry(c, r, request.sid)
+    number = request.pasid if request.with_pasid else high & 0xFFFFF
+    directory = c.read((low & r.address) + 8 * (number >> 6), f.SPD_1)
+    where = (directory & r.address) + 64 * (number & 63)
+    q0 = c.read(where, f.SPT_1)
+    if q0 >> 6 & 7 not in (1, 3):
+        return image
+    p.used.add("pgtt-any")
+    changed = image.copy()
+    changed[where] = q0 & ~(7 << 6) | 2 << 6
+    return changed
+
+
+def _far_table(image, r, request):
+    """Whether a second-stage PASID entry points beyond HAW, which QEMU follows to no memory."""
+    if r.mode is not Mode.SCALABLE:
+        return False
+    entry = _pasid_entry(image, r, request.sid, request.pasid if request.with_pasid else None)
+    return entry is not None and entry[0] >> 6 & 7 == 2 and bool(entry[0] & r.beyond_haw)
 
 
 def _canonical(image, r, request, p):
