@@ -88,19 +88,34 @@ class Clause:
 
 def base_frames() -> list[Frame]:
     """Families of clauses about software and caches; they hold on every machine."""
-    common = {v.CONTAINER: (_C,), v.PASID: (_P,), v.SPACE: (_S,)}
-    by_function = {
+    common: dict[Sort, tuple[Term, ...]] = {v.CONTAINER: (_C,), v.PASID: (_P,), v.SPACE: (_S,)}
+    by_function: dict[Sort, tuple[Term, ...]] = {
         **common, v.FUNCTION: (_F,), v.RID: (v.rid(_F),), v.GROUP: (v.group(_F),)
     }
-    by_rid = {**common, v.RID: (_R,), v.GROUP: (v.RGROUP(_R),)}
-    by_group = {**common, v.GROUP: (_G,)}
+    by_rid: dict[Sort, tuple[Term, ...]] = {**common, v.RID: (_R,), v.GROUP: (v.RGROUP(_R),)}
+    by_group: dict[Sort, tuple[Term, ...]] = {**common, v.GROUP: (_G,)}
     return [
         Frame(by_function),
         Frame(by_function, (v.IN(v.group(_F), _C),)),
         Frame(by_rid),
         Frame(by_group),
-        Frame({v.GROUP: (_G,), v.CONTAINER: (_C, _D)}),
+        Frame({v.GROUP: (_G,), v.CONTAINER: (_C, _D)}),  # a group is in one container
     ]
+
+
+def narrow_frames(model: Model) -> list[Frame]:
+    """Further families for premises that leave few functions or groups to a bind."""
+    slots: dict[Sort, tuple[Term, ...]] = {
+        v.RID: (v.rid(_F), v.rid(_H)), v.CONTAINER: (_C,), v.GROUP: (v.group(_F),)
+    }
+    found = []
+    eligible = model.scheme.eligible(_F)
+    if not isinstance(eligible, Truth):
+        by_rid: dict[Sort, tuple[Term, ...]] = {v.RID: (_R,), v.PASID: (_P,), v.SPACE: (_S,)}
+        found.append(Frame(by_rid, (eligible,)))
+    if model.containers is not None and model.containers.wide:
+        found.append(Frame(slots, (v.IN(v.group(_F), _C),)))
+    return found
 
 
 def link_frame() -> Frame:
@@ -137,7 +152,10 @@ def lives(model: Model) -> list[list[Rel]]:
 
 def stretches(model: Model) -> list[tuple[Rel, ...]]:
     """The lives of calls, from each of their stages on: "has entered", "past the clear step"."""
-    return [tuple(life[i:]) for life in lives(model) for i in range(len(life))]
+    found = [tuple(life[i:]) for life in lives(model) for i in range(len(life))]
+    if model.binder is not None:  # "a call is running" is not a stretch: bound lies in between
+        found.append((model.binder.binding, *model.binder.teardown.stages))
+    return found
 
 
 def _instances_of(symbols: Sequence[tuple[Rel, ...]], frame: Frame) -> list[Formula]:

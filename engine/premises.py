@@ -33,6 +33,10 @@ def premise_formula(premise: Premise, model: Model) -> Formula:
             parts = [implies(reached, same_group), implies(both, same_group)]
         case Premise.ONE_FUNCTION:
             parts = [implies(reached, Eq(f, h)), implies(both, Eq(f, h))]
+        case Premise.SINGLE_GROUP:
+            parts = [same_group]
+        case Premise.SINGLE_FUNCTION:
+            parts = [Eq(f, h)]
         case Premise.NO_P2P:
             return forall((f, h), implies(and_(v.P2P(f, h), bindable(model, f)), Eq(f, h)))
         case Premise.P2P_IN_GROUP:

@@ -158,7 +158,7 @@ class Prover:
         wide, known = self._alive(Premise.NONE, clock)
         general = [wide.clauses[i] for i in sorted(known)]
         if premise not in self._narrow:
-            frames = [*cd.base_frames(), cd.link_frame()]
+            frames = [*cd.base_frames(), *cd.narrow_frames(self.model), cd.link_frame()]
             found = cd.candidates(self.model, self.system, self._meeting(premise), frames)
             self._narrow[premise] = _Family(self, [*general, *found], (premise,))
         family = self._narrow[premise]

@@ -26,6 +26,8 @@ class Premise(StrEnum):
     NO_EDGES = "no_edges"  # acts(f, h) implies f = h
     ONE_GROUP = "one_group"  # closed_grouping, and all functions that can be bound share a group
     ONE_FUNCTION = "one_function"  # no_edges, and one function at the most can be bound
+    SINGLE_GROUP = "single_group"  # closed_grouping, and the machine has one group of functions
+    SINGLE_FUNCTION = "single_function"  # the machine has one function, which acts as itself only
     NO_P2P = "no_p2p"  # p2p(f, g) implies f = g, for functions that can be bound
     P2P_IN_GROUP = "p2p_in_group"  # p2p(f, g) implies one group
     NOTHING_BINDABLE = "nothing_bindable"  # the machine's facts refuse every bind

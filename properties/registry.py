@@ -24,8 +24,9 @@ def _pasid(model: Model) -> bool:
 _ALWAYS = PropertyKind.ALWAYS
 _EDGES = (
     Premise.CLOSED_GROUPING, Premise.NO_EDGES, Premise.ONE_GROUP, Premise.ONE_FUNCTION,
-    Premise.NOTHING_BINDABLE,
+    Premise.NOTHING_BINDABLE, Premise.SINGLE_FUNCTION,
 )
+_CALLS = (Premise.NONE, Premise.NOTHING_BINDABLE, Premise.SINGLE_FUNCTION)
 _P2P = (Premise.NO_P2P, Premise.P2P_IN_GROUP, Premise.NOTHING_BINDABLE)
 
 PROPERTIES: tuple[Property, ...] = (
@@ -57,7 +58,7 @@ PROPERTIES: tuple[Property, ...] = (
         "unbind-final", _ALWAYS,
         "Once unbind has returned, no request of the object's functions hits what was bound.",
         "A request of {f1} with {p1} hits {s1}, though no live call covers that.",
-        isolation.unbind_final,
+        isolation.unbind_final, premises=_CALLS,
     ),
     Property(
         "no-misroute", _ALWAYS,
@@ -70,13 +71,13 @@ PROPERTIES: tuple[Property, ...] = (
         "While no call runs on a container, the tables of all its members agree.",
         "In container {c1} the tables of {f1} and {h1} disagree on {p1} and {s1}.",
         calls.uniform, needs_containers=True, applies=_wide,
-        premises=(Premise.NONE, Premise.ONE_GROUP, Premise.NOTHING_BINDABLE),
+        premises=(Premise.NONE, Premise.SINGLE_GROUP, Premise.NOTHING_BINDABLE),
     ),
     Property(
         "failed-call-changes-nothing", _ALWAYS,
         "A failed bind leaves the tables as they were.",
         "No call of its object is live, but the table of {f1} is still installed.",
-        calls.failed_call_changes_nothing, applies=_binds,
+        calls.failed_call_changes_nothing, applies=_binds, premises=_CALLS,
     ),
     Property(
         "levels-coincide", _ALWAYS,
