@@ -29,6 +29,7 @@ from dmaproof.model.logic.terms import (
     Term,
     Truth,
     Var,
+    and_,
     exists,
     forall,
     free_vars,
@@ -114,7 +115,8 @@ def narrow_frames(model: Model) -> list[Frame]:
         by_rid: dict[Sort, tuple[Term, ...]] = {v.RID: (_R,), v.PASID: (_P,), v.SPACE: (_S,)}
         found.append(Frame(by_rid, (eligible,)))
     if model.containers is not None and model.containers.wide:
-        found.append(Frame(slots, (v.IN(v.group(_F), _C),)))
+        both = and_(v.IN(v.group(_F), _C), v.IN(v.group(_H), _C))
+        found.append(Frame(slots, (both,)))
     return found
 
 
