@@ -41,7 +41,7 @@ class Clock:
 
     @classmethod
     def seconds(cls, limit: float) -> Clock:
-        """A clock that runs out after *limit* seconds."""
+        """Return a clock that runs out after *limit* seconds."""
         return cls(time.monotonic() + limit)
 
     def left_ms(self, what: str) -> int:
@@ -76,13 +76,13 @@ class _Query:
             raise GaveUp(f"z3 answers unknown at {self.what} ({self.solver.reason_unknown()})")
         if result == z3.sat:
             return None
-        used = {str(x) for x in self.solver.unsat_core()}
-        return frozenset(n for n, e in assumptions.items() if str(e) in used)
+        used = {x.get_id() for x in self.solver.unsat_core()}  # printing names is slow
+        return frozenset(n for n, e in assumptions.items() if e.get_id() in used)
 
     def some(
         self, labels: Mapping[int, Expr], assumptions: Mapping[str, Expr], clock: Clock
     ) -> tuple[set[int], frozenset[str]]:
-        """Some of the *labels* that can be true; if none can, the core of the proof.
+        """Return some of the *labels* that can be true; if none can, the core of the proof.
 
         Raises:
             GaveUp: the solver did not answer.
@@ -128,6 +128,10 @@ class Inductor:
         self._touched = [self._scripts.touched(act) for act in system.actions]
         self._steps: dict[int, _Query] = {}
         self._safety: dict[Formula, _Query] = {}
+        # (clause, action) -> sets of names that suffice for survival, sets that do not.
+        self._known: dict[
+            tuple[int, int], tuple[list[frozenset[str]], list[frozenset[str]]]
+        ] = {}
 
     def _step(self, number: int) -> _Query:
         if number not in self._steps:
@@ -148,7 +152,7 @@ class Inductor:
         return {n: self._names[n] for n in names}
 
     def starting(self, numbers: Iterable[int], premises: Sequence[str], clock: Clock) -> set[int]:
-        """Those of some clauses that hold initially.
+        """Return those of some clauses that hold initially.
 
         Raises:
             GaveUp: the solver did not answer.
@@ -164,7 +168,7 @@ class Inductor:
     def inductive(
         self, candidates: Iterable[int], given: Iterable[int], premises: Sequence[str], clock: Clock
     ) -> set[int]:
-        """The largest subset of *candidates* that is inductive together with *given*.
+        """Return the largest subset of *candidates* that is inductive together with *given*.
 
         Args:
             candidates: numbers of clauses that may be dropped.
@@ -198,7 +202,7 @@ class Inductor:
     def safety(
         self, goal: Formula, alive: Iterable[int], premises: Sequence[str], clock: Clock
     ) -> frozenset[str] | None:
-        """What a closed *goal* rests on, or None when it does not follow.
+        """Return what a closed *goal* rests on, or None when it does not follow.
 
         Raises:
             GaveUp: the solver did not answer.
@@ -212,7 +216,7 @@ class Inductor:
     def minimal(
         self, goal: Formula, alive: set[int], premises: Sequence[str], clock: Clock
     ) -> list[int]:
-        """A subset of *alive* that proves *goal* and from which no clause can be dropped.
+        """Return a subset of *alive* that proves *goal* and from which no clause can be dropped.
 
         Raises:
             GaveUp: the solver did not answer.
@@ -222,12 +226,23 @@ class Inductor:
     def consecution(
         self, clause: int, action: int, alive: Iterable[int], premises: Sequence[str], clock: Clock
     ) -> frozenset[str] | None:
-        """What a clause's survival of an action rests on; None when it does not survive."""
+        """Return what a clause's survival of an action rests on; None when it does not survive."""
         if clause not in self._touched[action]:
             return frozenset()
-        labels, under = self._labels([clause]), self._under(premises, alive)
-        failing, core = self._step(action).some(labels, under, clock)
-        return None if failing else core
+        under = self._under(premises, alive)
+        names = frozenset(under)
+        proofs, failures = self._known.setdefault((clause, action), ([], []))
+        for core in proofs:
+            if core <= names:
+                return core
+        if any(names <= weak for weak in failures):
+            return None
+        failing, core = self._step(action).some(self._labels([clause]), under, clock)
+        if failing:
+            failures.append(names)
+            return None
+        proofs.append(core)
+        return core
 
 
 class _Minimiser:

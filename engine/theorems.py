@@ -64,7 +64,7 @@ class NotProved:
 
 
 def safe_goal(prop: Property, model: Model) -> Formula:
-    """What must always hold: the property, or for a `can` property that it never happens."""
+    """Return what must always hold: the property, or for a `can` property that it never happens."""
     formula = prop.formula(model)
     return not_(formula) if prop.kind is PropertyKind.CAN else formula
 
@@ -96,7 +96,7 @@ class _Family:
 
 
 def names_of(premise: Premise) -> tuple[str, ...]:
-    """The assumption that stands for a premise in queries."""
+    """Return the assumption that stands for a premise in queries."""
     return () if premise is Premise.NONE else (premise.value,)
 
 
@@ -124,7 +124,7 @@ class Prover:
         ]
 
     def _meeting(self, premise: Premise) -> list[Samples]:
-        """The simulated states of worlds that meet a premise."""
+        """Return the simulated states of worlds that meet a premise."""
         formula = premise_formula(premise, self.model)
         return [s for s in self._samples if holds(formula, s.ground.instance, {}, {})]
 
@@ -147,7 +147,7 @@ class Prover:
         return _Family(self, [*self._base, *linked], _SHARED)
 
     def _alive(self, premise: Premise, clock: Clock) -> tuple[Inductor, set[int]]:
-        """The queries for a premise, and the numbers of the inductive clauses."""
+        """Return the queries for a premise, and the numbers of the inductive clauses."""
         if premise in _SHARED:
             alive = self._shared.inductive(Premise.NONE, self._base, set(), clock)
             if premise is not Premise.NONE:
@@ -172,7 +172,7 @@ class Prover:
 
     @cached_property
     def _verified(self) -> dict[tuple[str, str], tuple[Clause, ...]]:
-        """The hints of the library that z3 verifies: (property, premise) -> invariant."""
+        """Return the hints of the library that z3 verifies: (property, premise) -> invariant."""
         keys = list(self._hints.theorems)
         claims = [
             Claim(clauses, Premise(premise), safe_goal(find(prop), self.model))
@@ -185,7 +185,7 @@ class Prover:
         return {k: c.clauses for k, c, ok in zip(keys, claims, good, strict=True) if ok}
 
     def _known(self, prop: Property, premise: Premise) -> Theorem | NotProved | None:
-        """What the library knows of a question; None if nothing that stands up."""
+        """Return what the library knows of a question; None if nothing that stands up."""
         key = (prop.id, premise.value)
         if key in self._hints.unproved:
             return NotProved("no inductive invariant that implies it is known", False)

@@ -3,12 +3,14 @@
 Each file holds the minimal invariants of the theorems of one transition system, as SMT-LIB text,
 and which theorems inference looked for in vain. A hint counts only after the solver has verified it
 (`engine.recheck`); files carry a fingerprint of the system, of its premises and of its properties,
-and are ignored when that is not the model at hand. ``python -m dmaproof.engine.library`` writes
-them again.
+and are ignored when that is not the model at hand. That a theorem was looked for in vain counts
+only while inference is the program that looked. ``python -m dmaproof.engine.library`` writes them
+again.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -56,6 +58,27 @@ def fingerprint(model: Model) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+_INFERENCE = ("candidates", "induction", "theorems", "worlds")
+
+
+@cache
+def inference() -> str:
+    """Return the SHA-256 of the program that infers invariants, its comments and layout apart."""
+    found = hashlib.sha256()
+    for name in _INFERENCE:
+        source = resources.files("dmaproof.engine").joinpath(f"{name}.py").read_bytes()
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = [n for n in node.body if not _only_words(n)]
+        found.update(ast.dump(tree).encode())
+    return found.hexdigest()
+
+
+def _only_words(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 def hints(model: Model) -> Hints:
     """Return what the library says of a model: nothing, where that is not one it was made of."""
     try:
@@ -89,6 +112,8 @@ def _parse(data: Any, model: Model) -> Hints:  # noqa: ANN401
         for premise, numbers in found.items()
     }
     unproved = {(prop, p) for prop, found in data["unproved"].items() for p in found}
+    if unproved and data["inference"] != inference():
+        unproved = set()
     return Hints(theorems, frozenset(unproved))
 
 

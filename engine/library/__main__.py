@@ -1,6 +1,7 @@
-"""Write the library of invariants again: ``python -m dmaproof.engine.library [FOLDER]``.
+"""Write the library of invariants again: ``python -m dmaproof.engine.library [--all]``.
 
-Takes some minutes: every theorem of every built-in design is inferred and made minimal.
+Only files that are not those of today's models and inference are written, unless ``--all`` is
+given. Takes up to some minutes: every theorem is inferred and made minimal.
 """
 
 from __future__ import annotations
@@ -40,22 +41,36 @@ def entry(model: Model) -> dict[str, Any]:
         "design": model.design.name,
         "hot_add": model.scheme.hot_add,
         "fingerprint": library.fingerprint(model),
+        "inference": library.inference(),
         "clauses": list(numbers),
         "theorems": theorems,
         "unproved": unproved,
     }
 
 
-def main(folder: Path) -> None:
+def stale(path: Path, model: Model) -> bool:
+    """Whether a file is not that of a model."""
+    try:
+        known = json.loads(path.read_bytes())
+        marks = known["fingerprint"], known["inference"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return marks != (library.fingerprint(model), library.inference())
+
+
+def main(folder: Path, everything: bool) -> None:
     """Write one file for each built-in design, with and without hot-add."""
     wanted = set()
     for name in design.builtin_names():
         for hot_add in (False, True):
-            start = time.monotonic()
-            data = entry(build(design.load(name), hot_add))
+            model = build(design.load(name), hot_add)
             path = folder / f"{name}{'+hot-add' if hot_add else ''}.json"
-            path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
             wanted.add(path)
+            if not everything and not stale(path, model):
+                continue
+            start = time.monotonic()
+            data = entry(model)
+            path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
             count = sum(map(len, data["theorems"].values()))
             seconds = time.monotonic() - start
             print(f"{path.name}: {count} theorems, {len(data['clauses'])} clauses, {seconds:.1f} s",
@@ -65,4 +80,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent)
+    main(Path(__file__).resolve().parent, "--all" in sys.argv[1:])
