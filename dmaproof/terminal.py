@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from textwrap import wrap
 from typing import NoReturn
@@ -13,6 +14,10 @@ from dmaproof.cli import printable
 
 Piece = str | tuple[str, str]
 """Text, or text with a rich style."""
+
+
+PIPE_WIDTH = 200
+"""Columns of tables where there is no terminal: nothing is cut off in a file."""
 
 
 class _Console(Console):
@@ -32,6 +37,8 @@ class Screen:
 
     def __init__(self) -> None:
         self.console = _Console(highlight=False, markup=False, emoji=False)
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = PIPE_WIDTH
         self.fancy = (self.console.encoding or "").lower().startswith("utf")
 
     def line(self, *pieces: Piece) -> None:
