@@ -68,7 +68,7 @@ class Driver:
     def decide(self, prop: Property, case: Case) -> Finding:
         """Prove or refute a property on a machine."""
         reasons = []
-        for premise in prop.premises:
+        for premise in self._ordered(prop, case):
             if case.breaks(premise, self.model) is not None:
                 continue
             found = self.theorem(prop, premise)
@@ -76,6 +76,13 @@ class Driver:
                 return Proof(found, premise)
             reasons.append(f"under {premise}: {found.reason}")
         return self._search(prop, case, "; ".join(reasons))
+
+    def _ordered(self, prop: Property, case: Case) -> list[Premise]:
+        """Premises in the order in which they are tried: that no bind is possible says most."""
+        first = Premise.NOTHING_BINDABLE
+        if first in prop.premises and self.vacuous(case):
+            return [first, *(p for p in prop.premises if p is not first)]
+        return list(prop.premises)
 
     def _search(self, prop: Property, case: Case, why_not_proved: str) -> Finding:
         depth: int | None = None

@@ -162,39 +162,53 @@ def _list(screen: Screen, verdicts: list[Verdict]) -> None:
         screen.line("")
 
 
+_SHORT = {
+    "device-isolation": "dev", "group-isolation": "grp", "container-isolation": "cont",
+    "container-separation": "sep", "unbind-final": "unbind", "no-misroute": "route",
+    "uniform": "unif", "failed-call-changes-nothing": "fail", "levels-coincide": "levels",
+    "can-bind": "bind", "can-p2p-and-pasid": "p2p",
+}
+
+
 def _matrix(screen: Screen, verdicts: list[Verdict]) -> None:
-    """A table for each design: machines down, properties across."""
+    """One table: designs and machines down, properties across."""
+    from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    cells = {"proved": "[green]✓[/]", "refuted": "[red]✗[/]", "undecided": "[yellow]?[/]"}
+    cells = {"proved": ("✓", "green"), "refuted": ("✗", "red"), "undecided": ("?", "yellow")}
     if not screen.fancy:
-        cells = {"proved": "yes", "refuted": "NO", "undecided": "?"}
-    by_design: dict[str, list[Verdict]] = {}
+        cells = {"proved": ("y", "green"), "refuted": ("N", "red"), "undecided": ("?", "yellow")}
+    columns = list(dict.fromkeys(v.property for v in verdicts))
+    table = Table(box=box.SIMPLE_HEAD if screen.fancy else box.ASCII2, pad_edge=False,
+                  padding=(0, 0, 0, 1))
+    table.add_column("design, machine", no_wrap=True)
+    for name in columns:
+        table.add_column(_SHORT.get(name, name), justify="center", no_wrap=True)
+    rows: dict[tuple[str, str], dict[str, Verdict]] = {}
     for verdict in verdicts:
-        by_design.setdefault(verdict.design, []).append(verdict)
-    for design, part in by_design.items():
-        table = Table(title=design, title_justify="left", title_style="bold")
-        table.add_column("machine")
-        columns = list(dict.fromkeys(v.property for v in part))
-        for name in columns:
-            table.add_column(name.replace("-", "\n", 2), justify="center")
-        rows: dict[str, dict[str, Verdict]] = {}
-        for verdict in part:
-            rows.setdefault(verdict.machine, {})[verdict.property] = verdict
-        for machine, row in rows.items():
-            marks = [_cell(row.get(c), cells) for c in columns]
-            from rich.text import Text
-
-            table.add_row(machine, *(Text.from_markup(m) for m in marks))
-        screen.console.print(table)
-    screen.line("✓ proved   ✗ refuted   ? undecided   - refuses every bind (proved, vacuous)"
-                if screen.fancy else "yes proved, NO refuted, ? undecided, - refuses every bind")
-    screen.line("One line of reasons for each: dmaproof check --design D --machine M")
+        rows.setdefault((verdict.design, verdict.machine), {})[verdict.property] = verdict
+    last = ""
+    for (design, machine), row in rows.items():
+        marks = [Text(*_cell(row.get(c), cells)) for c in columns]
+        if design != last:
+            if last:
+                table.add_section()
+            table.add_row(Text(design, "bold"))
+        table.add_row(f"  {machine}", *marks)
+        last = design
+    screen.console.print(table)
+    good, bad = cells["proved"][0], cells["refuted"][0]
+    screen.line(f"{good} proved   {bad} refuted, with a replayed trace   ? undecided"
+                "   - proved, but every bind is refused")
+    names = [f"{short} {name}" for name, short in _SHORT.items() if name in columns]
+    screen.item("", text="; ".join(names), style="dim")
+    screen.line("Reasons and runs: dmaproof check --design D --machine M")
 
 
-def _cell(verdict: Verdict | None, cells: dict[str, str]) -> str:
+def _cell(verdict: Verdict | None, cells: dict[str, tuple[str, str]]) -> tuple[str, str]:
     if verdict is None:
-        return ""
+        return ("", "")
     if verdict.vacuous and verdict.result == "proved":
-        return "-"
+        return ("-", "dim")
     return cells[verdict.result]
