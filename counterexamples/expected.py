@@ -30,7 +30,7 @@ from dmaproof.properties.arguments import ArgumentVerdict, decides, ignores
 from dmaproof.properties.base import Premise, Property
 from dmaproof.properties.errno import ARGUMENT_REFUSALS, REFUSALS
 from dmaproof.properties.registry import find
-from dmaproof.properties.routing import ROUTERS, RoutingVerdict, prefix_is_ignored
+from dmaproof.properties.routing import RoutingVerdict, prefix_is_ignored
 
 SCHEMA: Final = "dmaproof/expected/1"
 

@@ -17,7 +17,7 @@ from dmaproof.counterexamples.explain import Falsified, falsified, holder, satis
 from dmaproof.model.design import Design
 from dmaproof.model.errors import InputError
 from dmaproof.model.logic.sets import Instance, ReplayError, State, Step, replay
-from dmaproof.model.logic.terms import Kind, Rel
+from dmaproof.model.logic.terms import Kind, Rel, Sort
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Property, PropertyKind
 from dmaproof.properties.registry import find
@@ -165,7 +165,7 @@ def instance_of(trace: Trace, model: Model) -> Instance:
     sorts = {s.name: s for s in model.system.sorts}
     elements = {s: tuple(trace.facts.elements.get(n, ())) for n, s in sorts.items()}
 
-    def number(sort: Any, name: str) -> int:
+    def number(sort: Sort, name: str) -> int:
         try:
             return elements[sort].index(name)
         except ValueError:

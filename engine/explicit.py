@@ -62,8 +62,8 @@ def search(
     result = Search()
     start = ground.initial
     parent: dict[int, tuple[int, int] | None] = {canonical(start): None}
-    # A canonical state stands for its orbit; the concrete state reached first is kept for the trace.
-    concrete: dict[int, int] = {canonical(start): start}
+    # An orbit is expanded once, from the concrete state that reached it first: numbers of actions
+    # along the parents therefore fit together into a run.
     deadline = time.monotonic() + seconds
     level = [start]
     _reached(wanted, result, start, ground, parent, canonical)
@@ -76,7 +76,6 @@ def search(
                 if form in parent:
                     continue
                 parent[form] = (key, number)
-                concrete[form] = after
                 following.append(after)
                 _reached(wanted, result, after, ground, parent, canonical)
             if not wanted:
@@ -117,7 +116,7 @@ def _reached(
 
 
 class Canonical:
-    """Canonical forms by sorting: elements of a class get an order from what the state says of them.
+    """Canonical forms by sorting: what the state says of elements of a class gives their order.
 
     Elements are interchangeable when swapping them keeps every fact and the initial state. Ties
     after the refinement are broken by number, which may visit a state of an orbit twice, never miss

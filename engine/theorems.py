@@ -78,7 +78,9 @@ more holds of the software, too; each has candidates of its own."""
 class _Family:
     """The candidates and queries for some premises."""
 
-    def __init__(self, prover: Prover, clauses: list[Clause], premises: tuple[Premise, ...]) -> None:
+    def __init__(
+        self, prover: Prover, clauses: list[Clause], premises: tuple[Premise, ...]
+    ) -> None:
         known = {p.value: premise_formula(p, prover.model) for p in premises}
         self.inductor = Inductor(prover.system, known, list(dict.fromkeys(clauses)))
         self.number = {c: i for i, c in enumerate(self.inductor.clauses)}

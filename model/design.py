@@ -175,7 +175,8 @@ def _explain(error: ValidationError, where: str) -> InputError:
             "change one of the keys named",
         )
     return InputError(
-        f"{message[0].lower()}{message[1:]}{more}", place, "a missing key or a value of another type",
+        f"{message[0].lower()}{message[1:]}{more}", place,
+        "a missing key or a value of another type",
         "`dmaproof design show bind-2018-device` prints a complete design to copy",
     )
 

@@ -1,4 +1,4 @@
-"""The three levels of isolation, separation, and finality of unbind (docs/semantics.md section 2)."""
+"""The three levels of isolation, separation, finality of unbind (docs/semantics.md section 2)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dmaproof.model.logic.terms import (
     Eq,
     Formula,
     Term,
+    Var,
     and_,
     exists,
     forall,
     implies,
     not_,
     or_,
-    Var,
 )
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model

@@ -1,9 +1,9 @@
 """Teardown programs: clear, then flush from the inside out, one micro-step each.
 
-The order is the design's (`teardown.steps`); the right one is that of VT-d 6.5.3.3: clear the entry,
-PASID cache, IOTLB, device TLB, each complete before the next, since an inner cache may refill an
-outer one. A step acts on all members of the object at once: the kernel visits them one by one, but
-each member's own order is the same and nothing between two members depends on the other.
+The order is the design's (`teardown.steps`); the right one is that of VT-d 6.5.3.3: clear the
+entry, PASID cache, IOTLB, device TLB, each complete before the next, since an inner cache may
+refill an outer one. A step acts on all members of the object at once: the kernel visits them one by
+one, but each member's own order is the same and nothing between two members depends on the other.
 """
 
 from __future__ import annotations

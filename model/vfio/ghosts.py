@@ -1,8 +1,8 @@
 """What the user bound, joined over groups and containers: bookkeeping of the properties.
 
-`grant` names the beneficiary of a call alone; `ggrant` and `cgrant` are its joins. They are separate
-relations because an invariant must stay universal; that they are the joins is checked in every
-finite reading (tests).
+`grant` names the beneficiary of a call alone; `ggrant` and `cgrant` are its joins. They are
+separate relations because an invariant must stay universal; that they are the joins is checked in
+every finite reading (tests).
 """
 
 from __future__ import annotations
