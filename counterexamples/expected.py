@@ -26,7 +26,12 @@ from dmaproof.model.design import Design, load
 from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.machines import machine, names
 from dmaproof.model.vfio.build import Model
-from dmaproof.properties.arguments import ArgumentVerdict, decides, ignores
+from dmaproof.properties.arguments import (
+    ArgumentVerdict,
+    decides,
+    ignores,
+    version_is_ignored,
+)
 from dmaproof.properties.base import Premise, Property
 from dmaproof.properties.errno import ARGUMENT_REFUSALS, REFUSALS
 from dmaproof.properties.registry import find
@@ -324,9 +329,8 @@ def machines_of(check: VerdictCheck, model: Model, assumptions: Assumptions) -> 
 
 
 def _arguments(check: ArgumentCheck) -> Iterator[Found]:
-    questions = [(n, ignores) for n in check.ignored] + [(n, decides) for n in check.deciding]
-    for name, question in questions:
-        verdict = question(name)
+    answers = [version_is_ignored() if n == "version" else ignores(n) for n in check.ignored]
+    for verdict in [*answers, *(decides(n) for n in check.deciding)]:
         reason = verdict.finding or verdict.reason
         yield Found(verdict.claim, verdict.result, "any", reason, verdict)
 

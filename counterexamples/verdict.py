@@ -97,6 +97,8 @@ class Judge:
     grouping: str
     out: Path | None = None
     _written: dict[str, str] = field(default_factory=dict)
+    _machine: Machine | None = None
+    _cases: dict[Assumptions, Case] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         hot = not self.assumptions.effective("static_fabric")
@@ -125,8 +127,15 @@ class Judge:
     # -- one machine ------------------------------------------------------------------------
 
     def _case(self, machine: Machine, assumptions: Assumptions | None = None) -> Case:
-        return Case(machine, self.grouping, assumptions or self.assumptions,
-                    ats=self.design.fabric.ats)
+        """The machine under assumptions; kept until another machine's turn comes."""
+        wanted = assumptions or self.assumptions
+        if self._machine is not machine:
+            self._machine, self._cases = machine, {}
+        if wanted not in self._cases:
+            self._cases[wanted] = Case(
+                machine, self.grouping, wanted, ats=self.design.fabric.ats
+            )
+        return self._cases[wanted]
 
     def _on(self, prop: Property, machine: Machine) -> Verdict:
         case = self._case(machine)

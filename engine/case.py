@@ -52,6 +52,7 @@ class Case:
         self.assumptions = assumptions
         self.ats = ats
         self.fabric = Fabric(machine)
+        self._broken: dict[tuple[Premise, str, bool], Pair | None] = {}
 
     @cached_property
     def acts(self) -> nx.DiGraph:
@@ -207,11 +208,14 @@ class Case:
 
     def breaks(self, premise: Premise, model: Model) -> Pair | None:
         """None if the machine meets a premise, else a pair of functions that breaks it."""
-        formula = premise_formula(premise, model)
-        for world, pair in self.pairs.items():
-            if not holds(formula, world.instance(1, 1, 1), {}, {}):
-                return pair
-        return None
+        key = (premise, model.design.name, model.scheme.hot_add)
+        if key not in self._broken:
+            formula = premise_formula(premise, model)
+            self._broken[key] = next(
+                (pair for world, pair in self.pairs.items()
+                 if not holds(formula, world.instance(1, 1, 1), {}, {})), None
+            )
+        return self._broken[key]
 
     def chain(self, pair: Pair) -> Chain:
         """A pair with the functions and edges that join it."""

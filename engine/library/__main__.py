@@ -9,13 +9,18 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from dmaproof.engine import library
-from dmaproof.engine.theorems import Prover, Theorem
+from dmaproof.engine.candidates import Clause
+from dmaproof.engine.induction import Clock
+from dmaproof.engine.recheck import Claim, verified
+from dmaproof.engine.theorems import NotProved, Prover, Theorem, safe_goal
 from dmaproof.model import design
 from dmaproof.model.vfio.build import Model, build
+from dmaproof.properties.base import Premise, Property
 from dmaproof.properties.registry import PROPERTIES, applicable
 
 
@@ -25,16 +30,21 @@ def entry(model: Model) -> dict[str, Any]:
     numbers: dict[str, int] = {}
     theorems: dict[str, dict[str, list[int]]] = {}
     unproved: dict[str, list[str]] = {}
+    invariants: defaultdict[str, list[tuple[Clause, ...]]] = defaultdict(list)
     for prop in PROPERTIES:
         if applicable(prop, model):
             continue
         for premise in prop.premises:
             found = prover.prove(prop, premise)
-            if isinstance(found, Theorem):
-                texts = [library.text_of(c) for c in found.invariant]
+            invariant = found.invariant if isinstance(found, Theorem) else None
+            if isinstance(found, NotProved) and found.gave_up:
+                invariant = _borrowed(model, prop, premise, invariants[prop.id])
+            if invariant is not None:
+                invariants[prop.id].append(invariant)
+                texts = [library.text_of(c) for c in invariant]
                 ids = [numbers.setdefault(t, len(numbers)) for t in texts]
                 theorems.setdefault(prop.id, {})[premise.value] = ids
-            elif not found.gave_up:
+            elif isinstance(found, NotProved) and not found.gave_up:
                 unproved.setdefault(prop.id, []).append(premise.value)
     return {
         "schema": library.SCHEMA,
@@ -46,6 +56,17 @@ def entry(model: Model) -> dict[str, Any]:
         "theorems": theorems,
         "unproved": unproved,
     }
+
+
+def _borrowed(
+    model: Model, prop: Property, premise: Premise, known: list[tuple[Clause, ...]]
+) -> tuple[Clause, ...] | None:
+    """Return an invariant for another premise that proves the property under this one, too."""
+    goal = safe_goal(prop, model)
+    for clauses in known:
+        if verified(model, [Claim(clauses, premise, goal)], Clock.seconds(60)) == [True]:
+            return clauses
+    return None
 
 
 def stale(path: Path, model: Model) -> bool:
