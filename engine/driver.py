@@ -8,12 +8,14 @@ any size because a run on a part of a machine is a run on the machine.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from dmaproof.engine.case import Case, Chain
 from dmaproof.engine.explicit import Search, search
 from dmaproof.engine.finding import Candidate, Finding, Proof, Unknown
 from dmaproof.engine.theorems import NotProved, Prover, Theorem
+from dmaproof.engine.vacuity import Vacuity, Witnesses, check_vacuity
 from dmaproof.engine.worlds import World
 from dmaproof.model.logic.terms import Formula, not_
 from dmaproof.model.pcie.device import Bdf
@@ -48,6 +50,11 @@ class Driver:
     prover: Prover
     _theorems: dict[tuple[str, Premise], Theorem | NotProved] = field(default_factory=dict)
     _searches: dict[_Key, Search] = field(default_factory=dict)
+    _vacuity: dict[Premise, Vacuity] = field(default_factory=dict)
+
+    @cached_property
+    def _witnesses(self) -> Witnesses:
+        return Witnesses(self.model)
 
     @classmethod
     def of(cls, model: Model) -> Driver:
@@ -58,8 +65,16 @@ class Driver:
         """A property under a premise, proved at most once."""
         key = (prop.id, premise)
         if key not in self._theorems:
-            self._theorems[key] = self.prover.prove(prop, premise)
+            found = self.prover.prove(prop, premise)
+            empty = self._empty(premise) if isinstance(found, Theorem) else ""
+            self._theorems[key] = NotProved(empty, False) if empty else found
         return self._theorems[key]
+
+    def _empty(self, premise: Premise) -> str:
+        """Why a theorem under a premise would be about nothing; "" if it is about something."""
+        if premise not in self._vacuity:
+            self._vacuity[premise] = check_vacuity(self.model, premise, self._witnesses)
+        return self._vacuity[premise].reason
 
     def vacuous(self, case: Case) -> bool:
         """Whether the design refuses every bind on a machine."""
@@ -114,7 +129,7 @@ class Driver:
         return list(dict.fromkeys(chains))
 
     def _explore(self, world: World, budget: int) -> Search:
-        abstract = _anonymous(world)
+        abstract = anonymous(world)
         known = self._searches.get(_Key(abstract, budget))
         if known is None:
             known = search(
@@ -143,7 +158,7 @@ def target(prop: Property, model: Model) -> Formula:
     return formula if prop.kind is PropertyKind.CAN else not_(formula)
 
 
-def _anonymous(world: World) -> World:
+def anonymous(world: World) -> World:
     """The world with its functions and groups numbered, so that alike worlds are equal."""
     names = {f: f"F{i}" for i, f in enumerate(world.functions)}
     groups = {g: f"G{i}" for i, g in enumerate(dict.fromkeys(world.groups[f] for f in names))}
