@@ -501,8 +501,9 @@ def teardown_drops(pgtt: int) -> list[Obligation]:
     """Claim that the driver's teardown of a PASID drops what it must make unreachable.
 
     For arbitrary entries: every entry of the PASID cache, the IOTLB, the first-stage
-    paging-structure caches and the device TLB that was made for this requester and PASID while the PASID entry held
-    this domain id and type. That is what the rule layer removes for (requester, PASID).
+    paging-structure caches and the device TLB that was made for this requester and PASID while the
+    PASID entry held this domain id and type. That is what the rule layer removes for (requester,
+    PASID).
 
     Args:
         pgtt: type of the PASID entry, 1 to 4.
