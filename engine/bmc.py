@@ -101,6 +101,8 @@ class _Unrolled:
         self._named = self._ranks("n!0")
         self._states = [self._bits("s!0")]
         self._chosen: list[list[Expr]] = []
+        self._template = self._bits("now")
+        self._goals: dict[Ground, Expr] = {}
         self._step = self._transition()
         for b in self._kept:
             bit = self._states[0][b]
@@ -214,7 +216,7 @@ class _Unrolled:
             return None
         if goal is False:
             return False
-        claim = self._true() if goal is True else z3_of(goal, self._states[-1])
+        claim = self._now(goal)
         self._asked += 1
         flag = self._boolean(f"goal!{self._asked}")
         self._solver.add(z3.Implies(flag, claim))
@@ -226,6 +228,14 @@ class _Unrolled:
             return bool(answer == z3.sat)
         self.excuse = f"z3 answers unknown ({self._solver.reason_unknown()})"
         return None
+
+    def _now(self, goal: Ground) -> Expr:
+        """Return a goal, of which a general form is kept, about the present state."""
+        if goal not in self._goals:
+            general = self._true() if goal is True else z3_of(goal, self._template)
+            self._goals[goal] = general
+        own = self._states[-1]
+        return z3.substitute(self._goals[goal], *zip(self._template, own, strict=True))
 
     def run(self) -> list[Step]:
         """Return the run by which the goal asked about last is reached."""
