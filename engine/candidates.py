@@ -176,7 +176,9 @@ def literals(model: Model, system: System, frame: Frame) -> list[Formula]:
     found = _instances_of([*plain, *(x for x in long if set(x) <= set(system.rels))], frame)
     if _F in frame.terms.get(v.FUNCTION, ()):
         found += _conjuncts(model.scheme.eligible(_F))
-        if model.design.guards.singleton or model.design.guards.singleton_container:
+        if model.design.guards.singleton_container or (
+            model.design.guards.singleton and model.scheme.hot_add
+        ):
             found.append(model.scheme.single(v.group(_F)))
     if _R in frame.terms.get(v.RID, ()) and frame.links:
         return [*found, Eq(_R, v.rid(_F)), Eq(v.RGROUP(_R), v.group(_F))]

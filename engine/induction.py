@@ -24,6 +24,8 @@ from dmaproof.model.logic.terms import Formula, not_
 
 Expr = Any
 
+z3.set_param("memory_max_size", 4096)  # MiB a process: a query that needs more has run away
+
 
 class GaveUp(Exception):
     """The solver answered unknown, or time ran out; says at which obligation."""
@@ -71,7 +73,10 @@ class _Query:
             GaveUp: the solver did not answer.
         """
         self.solver.set("timeout", clock.left_ms(self.what))
-        result = self.solver.check(list(assumptions.values()))
+        try:
+            result = self.solver.check(list(assumptions.values()))
+        except z3.Z3Exception as error:  # out of memory, above all
+            raise GaveUp(f"z3 fails at {self.what} ({error})") from None
         if result == z3.unknown:
             raise GaveUp(f"z3 answers unknown at {self.what} ({self.solver.reason_unknown()})")
         if result == z3.sat:

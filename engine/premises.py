@@ -54,6 +54,6 @@ def bindable(model: Model, function: Var) -> Formula:
     """
     scheme, guards = model.scheme, model.design.guards
     alone: Formula = TRUE
-    if (guards.singleton or guards.singleton_container) and not scheme.hot_add:
+    if guards.singleton_container and not scheme.hot_add:
         alone = scheme.single(v.group(function))
     return and_(scheme.eligible(function), alone)

@@ -69,6 +69,10 @@ class World:
             v.CAPABLE: ones(n for n in names if n not in self.incapable),
             v.PATH_OK: ones(n for n in names if n not in self.bad_path),
             v.PORTED: frozenset((groups.index(g),) for g in self.ported),
+            v.ALONE: frozenset(
+                (groups.index(g),) for g in set(self.groups.values())
+                if g not in self.ported and list(self.groups.values()).count(g) == 1
+            ),
             v.FITS: frozenset(product(range(len(names)), range(len(pasid_names)))),
             v.RAW: ones(self.raw),
             v.BOOT: ones(n for n in names if n not in self.absent),

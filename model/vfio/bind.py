@@ -123,12 +123,7 @@ class Binder:
         scheme = self.scheme
         if scheme.object is not Object.CONTAINER:
             return scheme.single(v.group(v.F))
-        inside = forall((v.G1,), implies(v.IN(v.G1, v.C), not_(v.PORTED(v.G1))))
-        here: list[Formula] = [v.IN(v.group(v.F1), v.C), Eq(v.group(v.F1), v.group(v.H1))]
-        if scheme.hot_add:
-            here += [v.PRESENT(v.F1), v.PRESENT(v.H1)]
-        alone = forall((v.F1, v.H1), implies(and_(*here), Eq(v.F1, v.H1)))
-        return and_(inside, alone)
+        return forall((v.G1,), implies(v.IN(v.G1, v.C), scheme.single(v.G1)))
 
     # -- actions ----------------------------------------------------------------------------
 

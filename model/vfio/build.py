@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 
 from dmaproof.model.design import Design, Payload
 from dmaproof.model.logic.system import Module, System, compose
-from dmaproof.model.logic.terms import Eq, Formula, Rel, Term, forall, implies
+from dmaproof.model.logic.terms import Eq, Formula, Rel, Term, and_, forall, implies, not_
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.bind import Binder
 from dmaproof.model.vfio.container import LIFECYCLE, Containers, device_files, hot_add, lifecycle
@@ -59,13 +59,20 @@ class Model:
 def _facts(scheme: Scheme) -> Module:
     """What holds of every machine: a requester id belongs to one function."""
     ghosts = (v.GRANTED, v.GGRANT, *((v.CGRANT,) if scheme.containers else ()))
-    statics = (v.P2P, v.INFLUENCE, v.EMITS, v.CAPABLE, v.PATH_OK, v.PORTED, v.FITS, v.RAW)
+    statics = (v.P2P, v.INFLUENCE, v.EMITS, v.CAPABLE, v.PATH_OK, v.PORTED, v.ALONE, v.FITS, v.RAW)
     unique = forall((v.F1, v.H1), implies(Eq(v.rid(v.F1), v.rid(v.H1)), Eq(v.F1, v.H1)))
+    one_group = and_(v.ALONE(v.group(v.F1)), Eq(v.group(v.F1), v.group(v.H1)))
     return Module(
         "facts",
         fns=(v.RID_OF, v.RGROUP, v.NO_PASID.fn),
         rels=(*statics, *ghosts),
-        axioms={"one-rid-one-function": unique},
+        axioms={
+            "one-rid-one-function": unique,
+            "group-of-one": forall((v.F1, v.H1), implies(one_group, Eq(v.F1, v.H1))),
+            "group-of-one-has-no-port": forall(
+                (v.G1,), implies(v.ALONE(v.G1), not_(v.PORTED(v.G1)))
+            ),
+        },
     )
 
 

@@ -234,18 +234,23 @@ class Scheme:
         if guards.acs_path:
             parts.append(v.PATH_OK(function))
         if guards.singleton:
-            parts.append(not_(v.PORTED(v.group(function))))
+            parts.append(not_(v.PORTED(v.group(function))) if self.hot_add
+                         else v.ALONE(v.group(function)))
         return and_(*parts)
 
     def single(self, group: Term) -> Formula:
-        """The group has one member, ports and bridges counted."""
+        """The group has one member, ports and bridges counted.
+
+        On a static fabric that is a fact of the machine; counting in the formula would leave EPR
+        where it is a premise. With hot-add it depends on who is plugged in.
+        """
+        if not self.hot_add:
+            return v.ALONE(group)
         # Variables of their own: *group* may speak of those that properties and premises bind.
         one, two = Var("single.f", v.FUNCTION), Var("single.h", v.FUNCTION)
-        both: list[Formula] = [Eq(v.group(one), group), Eq(v.group(two), group)]
-        if self.hot_add:
-            both += [v.PRESENT(one), v.PRESENT(two)]
-        alone = forall((one, two), implies(and_(*both), Eq(one, two)))
-        return and_(not_(v.PORTED(group)), alone)
+        both = and_(Eq(v.group(one), group), Eq(v.group(two), group),
+                    v.PRESENT(one), v.PRESENT(two))
+        return and_(not_(v.PORTED(group)), forall((one, two), implies(both, Eq(one, two))))
 
     def present(self, function: Term) -> Formula:
         """The function is plugged in; always so on a static fabric."""

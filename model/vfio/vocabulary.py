@@ -53,6 +53,7 @@ EMITS = Rel("emits", (FUNCTION, RID), Kind.STATIC)  # requests can arrive under 
 CAPABLE = Rel("pasid_capable", (FUNCTION,), Kind.STATIC)
 PATH_OK = Rel("acs_path_rr_uf", (FUNCTION,), Kind.STATIC)  # pci_enable_pasid's test passes
 PORTED = Rel("group_has_port", (GROUP,), Kind.STATIC)  # a port or bridge counts as a member
+ALONE = Rel("group_of_one", (GROUP,), Kind.STATIC)  # one device, ports and bridges counted
 FITS = Rel("pasid_fits", (FUNCTION, PASID), Kind.STATIC)  # pasid < max_pasids of the function
 BOOT = Rel("present_at_boot", (FUNCTION,), Kind.STATIC)
 RAW = Rel("raw_translated", (FUNCTION,), Kind.STATIC)  # emits AT=10 with addresses of its choice
