@@ -14,7 +14,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
 from dmaproof.model.errors import InputError
 
@@ -63,26 +70,26 @@ class Interface(_Strict):
     object: Object
     payload: Payload
     table: Literal["object", "container", "iommu"] = "object"
-    containers: bool = True
+    containers: StrictBool = True
 
 
 class Guards(_Strict):
     """What bind refuses."""
 
-    not_bound: bool = True  # -EBUSY or -EEXIST when the object has a live bind
-    pasid_capable: bool = True  # the function has the PASID capability, the IOMMU nesting
-    singleton: bool = False  # -EINVAL when the group has more than one device, ports counted
-    acs_path: bool = False  # -EINVAL unless RR and UF are enabled up to the root
-    pasid_fits: bool = True  # the PASID is below the limit of the function
-    singleton_container: bool = False  # a container holds one group of one function at the most
-    viable: bool = True  # -EPERM when a member is bound to a kernel driver that does DMA
+    not_bound: StrictBool = True  # -EBUSY or -EEXIST when the object has a live bind
+    pasid_capable: StrictBool = True  # the function has the PASID capability, the IOMMU nesting
+    singleton: StrictBool = False  # -EINVAL when the group has more than one device, ports counted
+    acs_path: StrictBool = False  # -EINVAL unless RR and UF are enabled up to the root
+    pasid_fits: StrictBool = True  # the PASID is below the limit of the function
+    singleton_container: StrictBool = False  # a container holds one group of one function at the most
+    viable: StrictBool = True  # -EPERM when a member is bound to a kernel driver that does DMA
 
 
 class Bind(_Strict):
     """The bind loop."""
 
-    undo: bool = True  # a failing call takes back what it did
-    replay: bool = True  # a group that joins a container receives its live binds
+    undo: StrictBool = True  # a failing call takes back what it did
+    replay: StrictBool = True  # a group that joins a container receives its live binds
 
 
 class Teardown(_Strict):
@@ -94,7 +101,7 @@ class Teardown(_Strict):
 class FabricPolicy(_Strict):
     """What a design changes in the fabric."""
 
-    ats: bool = False  # device TLBs are enabled
+    ats: StrictBool = False  # device TLBs are enabled
     router: Literal["address", "prefix"] = "address"
     grouping: Literal["linux", "components"] = "linux"
 
@@ -105,7 +112,7 @@ class Design(_Strict):
     schema_: Annotated[Literal["dmaproof/design/1"], Field(alias="schema")] = SCHEMA
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$")]
     title: Annotated[str, Field(min_length=1, max_length=200)]
-    year: Annotated[int, Field(ge=1990, le=2100)]
+    year: Annotated[int, Field(strict=True, ge=1990, le=2100)]
     source: str = ""
     interface: Interface
     guards: Guards = Guards()

@@ -34,7 +34,7 @@ MASK64: Final = (1 << 64) - 1
 PAGE: Final = 0x1000
 
 
-class Blocked(Exception):  # noqa: N818  (no error: the request is blocked)
+class Blocked(Exception):
     """The int carrier leaves the evaluation at the first failed check."""
 
     def __init__(self, fault: int) -> None:

@@ -359,6 +359,16 @@ def pasid_type(pgtt: int) -> Callable[[list[Read]], list[Any]]:
     return facts
 
 
+def fixed_words(host: dict[int, int]) -> Callable[[list[Read]], list[Any]]:
+    """Return the premise that memory holds these quadwords, for `frame_condition`."""
+    memory = SymbolicMemory()
+
+    def facts(_: list[Read]) -> list[Any]:
+        return [cond_z3(memory.word(address) == value) for address, value in host.items()]
+
+    return facts
+
+
 def identity(registers: Registers, sid: int, pasid: int | None) -> Obligation:
     """Claim that pass-through maps every address to itself, in any memory."""
     import z3

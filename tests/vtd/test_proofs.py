@@ -12,6 +12,7 @@ from dmaproof.model.vtd.invalidation import Command, Op, PagingTag, drops_paging
 from dmaproof.model.vtd.obligations import (
     check,
     confinement,
+    fixed_words,
     frame_condition,
     identity,
     leaf_lands,
@@ -85,6 +86,14 @@ def test_second_stage_slot(level):
 def test_first_stage_slot(level):
     proved(frame_condition(FIRST, SID, 5, 2, level))
     proved(leaf_lands(FIRST, SID, 5, 2, level))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("registers", [NESTED, EXTENDED], ids=["nested", "extended"])
+def test_first_stage_slot_under_a_second_stage(registers):
+    """Guest mapping one page: its first-stage slot decides no other address."""
+    host = nested_host() if registers is NESTED else extended_host()
+    proved(frame_condition(registers, SID, 5, 2, 1, premises=fixed_words(host)))
 
 
 def test_pass_through_is_identity():
