@@ -71,7 +71,10 @@ def _unsatisfiable(script: str, clock: Clock) -> bool:
         solver.from_string(script)
     except z3.Z3Exception as error:
         raise ValueError(f"z3 cannot read an obligation: {error}") from None
-    return bool(solver.check() == z3.unsat)
+    try:
+        return bool(solver.check() == z3.unsat)
+    except z3.Z3Exception as error:  # out of memory, above all
+        raise GaveUp(f"z3 fails at a known invariant ({error})") from None
 
 
 class _Obligations:
