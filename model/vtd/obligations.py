@@ -169,9 +169,12 @@ def check(obligation: Obligation, timeout_ms: int = 60_000) -> Counterexample | 
     """
     import z3
 
-    solver = z3.SolverFor("QF_AUFBV")
+    # A context of its own: otherwise the time depends on what was built before, up to thirtyfold.
+    apart = z3.Context()
+    solver = z3.SolverFor("QF_AUFBV", ctx=apart)
     solver.set("timeout", timeout_ms)
-    solver.add(*obligation.hypotheses, z3.Not(obligation.claim))
+    solver.add(*(part.translate(apart) for part in obligation.hypotheses))
+    solver.add(z3.Not(obligation.claim).translate(apart))
     answer = solver.check()
     if answer == z3.unsat:
         return None
@@ -184,29 +187,35 @@ def satisfiable(obligation: Obligation) -> bool:
     """Return whether the hypotheses can hold at all (a guard against vacuous proofs)."""
     import z3
 
-    solver = z3.SolverFor("QF_AUFBV")
-    solver.add(*obligation.hypotheses)
+    apart = z3.Context()
+    solver = z3.SolverFor("QF_AUFBV", ctx=apart)
+    solver.add(*(part.translate(apart) for part in obligation.hypotheses))
     return bool(solver.check() == z3.sat)
 
 
 def _concrete(obligation: Obligation, model: Any) -> Counterexample:  # noqa: ANN401
+    import z3
+
     def number(term: Any) -> int:  # noqa: ANN401
-        return int(model.eval(term, model_completion=True).as_long())
+        return int(model.eval(term.translate(model.ctx), model_completion=True).as_long())
+
+    def holds_in(condition: Any) -> bool:  # noqa: ANN401
+        return bool(model.eval(condition.translate(model.ctx), model_completion=True))
 
     image = Image()
     for read in obligation.reads:
         address = number(word_z3(read.address)) & ~7
-        image.words[address] = number(obligation.memory[address])
+        image.words[address] = number(z3.Select(obligation.memory, address))
     words = {}
     for name, value in obligation.words.items():
         if isinstance(value, bool | Truth):
-            words[name] = int(bool(model.eval(cond_z3(value), model_completion=True)))
+            words[name] = int(holds_in(cond_z3(value)))
         else:
             words[name] = number(word_z3(value))
     pages: dict[str, set[int]] = {name: set() for name in obligation.predicates}
     for frame in obligation.frames:
         for name, holds in obligation.predicates.items():
-            if bool(model.eval(holds(frame), model_completion=True)):
+            if holds_in(holds(frame)):
                 pages[name].add(number(frame))
     return Counterexample(image, words, pages)
 
