@@ -226,7 +226,8 @@ def test_a_bad_table_is_refused(old: str, new: str) -> None:
 
 @pytest.mark.parametrize(("field", "value", "complaint"), [
     ("result", "refuted", "is proved"), ("scope", "machine", "has scope"),
-    ("premise", Premise.CLOSED_GROUPING, "premise"), ("literals", {"deputy": "on"}, "does not rest"),
+    ("premise", Premise.CLOSED_GROUPING, "premise"),
+    ("literals", {"deputy": "on"}, "does not rest"),
     ("steps", ("hot-add",), "no trace"), ("never_bound", True, "no trace"),
 ])
 def test_an_unexpected_answer_is_complained_about(
