@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from dmaproof.counterexamples.expected import Asker, complaints, rows, run
 from dmaproof.counterexamples.verdict import Judge, Verdict
 from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.design import Design
@@ -56,10 +58,10 @@ _Job = tuple[
 
 
 def _spread(jobs: list[_Job], workers: int, progress: Callable[[str], None]) -> Iterator[Verdict]:
-    # Forked workers would inherit z3's state; a fresh interpreter costs 0.2 s and is safe.
-    results: dict[int, list[Verdict]] = {}
     # Container designs take longest: started first, they do not finish last.
     order = sorted(range(len(jobs)), key=lambda i: jobs[i][0].interface.object != "container")
+    results: dict[int, list[Verdict]] = {}
+    # Forked workers would inherit z3's state; a fresh interpreter costs 0.2 s and is safe.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         pending = {pool.submit(_job, *jobs[i]): i for i in order}
         for done in as_completed(pending):
@@ -68,6 +70,48 @@ def _spread(jobs: list[_Job], workers: int, progress: Callable[[str], None]) -> 
             progress(jobs[number][0].name)
     for number in range(len(jobs)):
         yield from results[number]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table of expected verdicts, asked again.
+
+    Attributes:
+        verdicts: how many answers the row has.
+        wrong: what came out otherwise than expected; empty when all is as expected.
+    """
+
+    row: int
+    names: tuple[str, ...]
+    says: str
+    verdicts: int
+    wrong: tuple[str, ...]
+
+
+def claims(progress: Callable[[str], None] = lambda _: None) -> list[Claim]:
+    """Ask every row of the table of expected verdicts again, by row."""
+    numbers = [r.id for r in rows()]
+    workers = os.cpu_count() or 1
+    found = []
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        # Neighbouring rows often ask about one design, whose engines are then shared.
+        parts = [tuple(numbers[i :: 2 * workers]) for i in range(2 * workers)]
+        for done in as_completed([pool.submit(_claims, part) for part in parts]):
+            found += done.result()
+            progress("claims")
+    return sorted(found, key=lambda c: c.row)
+
+
+def _claims(numbers: tuple[int, ...]) -> list[Claim]:
+    asker = Asker()
+    found = []
+    for row in rows():
+        if row.id in numbers:
+            answers = run(row, asker)
+            wrong = [c for check, part in zip(row.check, answers, strict=True)
+                     for answer in part for c in complaints(check, answer)]
+            found.append(Claim(row.id, row.claims, row.says, sum(map(len, answers)), tuple(wrong)))
+    return found
 
 
 def _job(

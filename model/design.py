@@ -81,7 +81,7 @@ class Guards(_Strict):
     singleton: StrictBool = False  # -EINVAL when the group has more than one device, ports counted
     acs_path: StrictBool = False  # -EINVAL unless RR and UF are enabled up to the root
     pasid_fits: StrictBool = True  # the PASID is below the limit of the function
-    singleton_container: StrictBool = False  # a container holds one group of one function at the most
+    singleton_container: StrictBool = False  # a container holds one group of one function
     viable: StrictBool = True  # -EPERM when a member is bound to a kernel driver that does DMA
 
 

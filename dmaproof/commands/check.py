@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,26 @@ def check(
         click.echo(json.dumps({"schema": "dmaproof/verdicts/1", "verdicts": data}, indent=1))
     else:
         _show(screen, verdicts, reproducible=reproducible)
+        if not (designs or machines or properties or assume or grouping):
+            _claims(screen)
     return exit_code(verdicts)
+
+
+def _claims(screen: Screen) -> None:
+    """The claims of the thread of 2018, each asked again and compared with what must come out."""
+    from dmaproof.counterexamples.matrix import claims
+
+    found = _with_progress(screen, 2 * (os.cpu_count() or 1), quiet=False, run=claims)
+    screen.line("")
+    screen.line(("The claims of the thread, asked again", "bold"))
+    for claim in found:
+        mark = ("as expected", "green") if not claim.wrong else ("NOT AS EXPECTED", "red")
+        screen.item(f"{claim.row:3}  {', '.join(claim.names):9}  ", mark, "  ", text=claim.says)
+        for problem in claim.wrong:
+            screen.item("       ", text=problem, style="red")
+    good = sum(not c.wrong for c in found)
+    screen.line(f"{good} of {len(found)} claims come out as expected"
+                f" ({sum(c.verdicts for c in found)} verdicts); details: docs/verdicts.md")
 
 
 def _properties(names: tuple[str, ...]) -> list[Property]:
