@@ -115,8 +115,14 @@ def narrow_frames(model: Model) -> list[Frame]:
         by_rid: dict[Sort, tuple[Term, ...]] = {v.RID: (_R,), v.PASID: (_P,), v.SPACE: (_S,)}
         found.append(Frame(by_rid, (eligible,)))
     if model.containers is not None and model.containers.wide:
-        both = and_(v.IN(v.group(_F), _C), v.IN(v.group(_H), _C))
-        found.append(Frame(slots, (both,)))
+        inside = v.IN(v.group(_F), _C)
+        found.append(Frame(slots, (and_(inside, v.IN(v.group(_H), _C)),)))
+        if isinstance(eligible, And):  # the one member that a call of its container serves
+            member: dict[Sort, tuple[Term, ...]] = {
+                v.FUNCTION: (_F,), v.RID: (v.rid(_F),), v.GROUP: (v.group(_F),),
+                v.CONTAINER: (_C,), v.PASID: (_P,), v.SPACE: (_S,),
+            }
+            found.append(Frame(member, (eligible,)))
     return found
 
 

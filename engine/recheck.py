@@ -48,7 +48,11 @@ def verified(model: Model, claims: Sequence[Claim], clock: Clock) -> list[bool]:
     """
     if not claims:
         return []
-    if _hold(model, claims, clock):
+    try:
+        together = Clock.seconds(clock.left_ms("the known invariants") / 2000)
+    except GaveUp:
+        return [False] * len(claims)
+    if _hold(model, claims, together):  # in half the time: the rest is for each by itself
         return [True] * len(claims)
     if len(claims) == 1:
         return [False]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,20 @@ def entry(model: Model) -> dict[str, Any]:
     numbers: dict[str, int] = {}
     theorems: dict[str, dict[str, list[int]]] = {}
     unproved: dict[str, list[str]] = {}
-    invariants: defaultdict[str, list[tuple[Clause, ...]]] = defaultdict(list)
     for prop in PROPERTIES:
         if applicable(prop, model):
             continue
-        for premise in prop.premises:
-            found = prover.prove(prop, premise)
-            invariant = found.invariant if isinstance(found, Theorem) else None
-            if isinstance(found, NotProved) and found.gave_up:
-                invariant = _borrowed(model, prop, premise, invariants[prop.id])
+        found = {q: prover.prove(prop, q) for q in prop.premises}
+        proofs = {q: x.invariant for q, x in found.items() if isinstance(x, Theorem)}
+        for premise, answer in found.items():
+            invariant = proofs.get(premise)
+            if isinstance(answer, NotProved) and answer.gave_up:
+                invariant = _borrowed(model, prop, premise, list(proofs.values()))
             if invariant is not None:
-                invariants[prop.id].append(invariant)
                 texts = [library.text_of(c) for c in invariant]
                 ids = [numbers.setdefault(t, len(numbers)) for t in texts]
                 theorems.setdefault(prop.id, {})[premise.value] = ids
-            elif isinstance(found, NotProved) and not found.gave_up:
+            elif isinstance(answer, NotProved) and not answer.gave_up:
                 unproved.setdefault(prop.id, []).append(premise.value)
     return {
         "schema": library.SCHEMA,
