@@ -29,6 +29,8 @@ def premise_formula(premise: Premise, model: Model) -> Formula:
             parts = [implies(reached, Eq(f, h))]
         case Premise.CLOSED_GROUPING:
             parts = [implies(reached, same_group)]
+        case Premise.LONE_GROUPS:
+            parts = [implies(reached, Eq(f, h)), implies(and_(both, same_group), Eq(f, h))]
         case Premise.ONE_GROUP:
             parts = [implies(reached, same_group), implies(both, same_group)]
         case Premise.ONE_FUNCTION:

@@ -24,6 +24,7 @@ class Premise(StrEnum):
     NONE = "none"
     CLOSED_GROUPING = "closed_grouping"  # acts(f, h) implies one group
     NO_EDGES = "no_edges"  # acts(f, h) implies f = h
+    LONE_GROUPS = "lone_groups"  # no_edges, and no group has two functions that can be bound
     ONE_GROUP = "one_group"  # closed_grouping, and all functions that can be bound share a group
     ONE_FUNCTION = "one_function"  # no_edges, and one function at the most can be bound
     SINGLE_GROUP = "single_group"  # closed_grouping, and the machine has one group of functions

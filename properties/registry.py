@@ -24,7 +24,7 @@ def _pasid(model: Model) -> bool:
 _ALWAYS = PropertyKind.ALWAYS
 _EDGES = (
     Premise.CLOSED_GROUPING, Premise.NO_EDGES, Premise.NOTHING_BINDABLE, Premise.SINGLE_FUNCTION,
-    Premise.ONE_GROUP, Premise.ONE_FUNCTION,
+    Premise.LONE_GROUPS, Premise.ONE_GROUP, Premise.ONE_FUNCTION,
 )
 _CALLS = (Premise.NONE, Premise.NOTHING_BINDABLE, Premise.SINGLE_FUNCTION)
 _P2P = (Premise.NO_P2P, Premise.P2P_IN_GROUP, Premise.NOTHING_BINDABLE)
