@@ -22,9 +22,17 @@ from dmaproof.engine.driver import target
 from dmaproof.engine.explicit import search
 from dmaproof.engine.finding import Candidate
 from dmaproof.engine.worlds import World
-from dmaproof.model.logic.sets import Instance, ReplayError, Step, replay
+from dmaproof.model.logic.sets import (
+    Instance,
+    ReplayError,
+    Step,
+    apply,
+    failing_guard,
+    initial_state,
+    replay,
+)
 from dmaproof.model.logic.terms import Kind
-from dmaproof.model.vfio import vocabulary as v
+from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Property, PropertyKind
 
@@ -46,10 +54,14 @@ def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> T
     loops visit them all.
     """
     closed = _closed(candidate.chain, case)
-    world = case.world(closed, frozenset(candidate.chain.functions[:1]) if model.scheme.hot_add
-                       and len(candidate.chain.functions) > 1 else frozenset())
+    absent: frozenset[Bdf] = frozenset()
+    if model.scheme.hot_add:  # who is not part of the run is never plugged in
+        absent = frozenset(closed) - set(candidate.chain.functions)
+        if len(candidate.chain.functions) > 1:
+            absent |= {candidate.chain.functions[0]}
+    world = case.world(closed, absent)
     instance = world.instance(*candidate.counts)
-    steps: list[Step] | None = _moved(candidate, world, instance, model)
+    steps: list[Step] | None = _completed(_moved(candidate, instance, model), model, instance)
     problem = _problem(steps, prop, model, instance)
     if problem and len(closed) <= CLOSED_LIMIT:
         steps = _searched(prop, model, instance)
@@ -63,16 +75,14 @@ def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> T
     return Refused(problem) if problem else trace
 
 
-def _closed(chain: Chain, case: Case) -> tuple:  # type: ignore[type-arg]
+def _closed(chain: Chain, case: Case) -> tuple[Bdf, ...]:
     members = dict.fromkeys(chain.functions)
     for function in chain.functions:
         members.update(dict.fromkeys(case.mates(function)))
     return tuple(members)
 
 
-def _moved(
-    candidate: Candidate, world: World, instance: Instance, model: Model
-) -> list[Step]:
+def _moved(candidate: Candidate, instance: Instance, model: Model) -> list[Step]:
     """The candidate's steps on another instance, by the names of their elements."""
     source = candidate.world.instance(*candidate.counts)
     moved = []
@@ -84,6 +94,26 @@ def _moved(
         )
         moved.append(Step(step.action, args))
     return moved
+
+
+def _completed(steps: list[Step], model: Model, instance: Instance) -> list[Step]:
+    """The steps with the visits of further group members that the kernel's loops make."""
+    visits = [a for a in model.system.actions if a.name in ("bind.visit", "join.visit")]
+    state = initial_state(model.system, instance)
+    found: list[Step] = []
+    for step in steps:
+        act = model.system.action(step.action)
+        refused = failing_guard(act, step.args, instance, state)
+        if refused is not None and refused.name in ("all-members-visited", "all-replayed"):
+            for visit in visits:
+                for args in instance.tuples(p.sort for p in visit.params):
+                    if failing_guard(visit, args, instance, state) is None:
+                        state = apply(visit, args, instance, state)
+                        found.append(Step(visit.name, args))
+        found.append(step)
+        if failing_guard(act, step.args, instance, state) is None:
+            state = apply(act, step.args, instance, state)
+    return found
 
 
 def _problem(
@@ -282,6 +312,7 @@ def literals(
             found["deputy"] = True
     if model.scheme.hot_add:
         found["static_fabric"] = False
-    if (v.RAW, objects.get("f1")) and objects.get("f1") and not objects.get("r1") and case.ats:
-        found.setdefault("ats_honest", False)
+    raw = {case.name(f) for f in chain.functions if case.raw(f)}
+    if case.ats and not hops and objects.get("f1") in raw:
+        found["ats_honest"] = False
     return {n: "on" if value else "off" for n, value in sorted(found.items())}

@@ -133,7 +133,7 @@ class Case:
             emits=frozenset((names[f], names[h]) for f, h in pairs if self._poses(f, h)),
             p2p=frozenset((names[f], names[h]) for f, h in pairs if self.p2p.has_edge(f, h)),
             ported=frozenset(
-                self.group_name(g) for g in groups if set(self._mates[g]) - inside
+                self.group_name(g) for g in groups if self._crowd(g) - inside
             ),
             incapable=frozenset(names[f] for f in functions if devices[f].pasid is None),
             bad_path=frozenset(names[f] for f in functions if not self._path_ok[f]),
@@ -141,9 +141,20 @@ class Case:
             absent=frozenset(names[f] for f in absent),
         )
 
+    def _crowd(self, group: int) -> frozenset[Bdf]:
+        """Members that make a group large whatever a run does: with hot-add, functions do not."""
+        members = frozenset(self._mates[group])
+        if self.assumptions.effective("static_fabric"):
+            return members
+        return members - {d.bdf for d in self.functions}
+
     def _poses(self, function: Bdf, other: Bdf) -> bool:
         """A requester id of `other` can be on the requests of `function`, aliases included."""
         return bool(self.identity.has_edge(function, other))
+
+    def raw(self, function: Bdf) -> bool:
+        """Whether a function may send translated requests with addresses of its choice (L5)."""
+        return self._raw(self.machine.device(function))
 
     def _raw(self, device: Device) -> bool:
         return self.ats and bool(device.ats) and not self.assumptions.effective("ats_honest")
@@ -175,7 +186,8 @@ class Case:
         for device in self.functions:
             group = self.group_of[device.bdf]
             crowd = min(len(self._mates[group]), 3)
-            key = (device.pasid is None, self._path_ok[device.bdf], self._raw(device), crowd)
+            key = (device.pasid is None, self._path_ok[device.bdf], self._raw(device), crowd,
+                   bool(self._crowd(group)))
             kinds.setdefault(key, []).append(device.bdf)
         for alike in kinds.values():
             first = alike[0]

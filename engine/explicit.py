@@ -1,8 +1,8 @@
 """Explicit search: breadth first over the bits of a finite instance.
 
 Breadth first makes the first trace found a shortest one. Interchangeable elements (spaces, PASIDs,
-containers, and functions whose facts are alike) are sorted into a canonical order, so that states
-that differ in names only are visited once.
+containers) are sorted into a canonical order, so that states that differ in names only are visited
+once. Functions are told apart by their requester ids and stay as they are.
 """
 
 from __future__ import annotations

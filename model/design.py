@@ -137,6 +137,10 @@ class Design(_Strict):
             raise ValueError("containers = false contradicts a key that speaks of containers")
         if face.table == "iommu" and face.payload is not Payload.PROCESS:
             raise ValueError("interface.table iommu needs payload = 'process'")
+        if face.table == "iommu" and face.object is Object.CONTAINER:
+            raise ValueError("interface.table iommu contradicts object = 'container'")
+        if face.kind == "type1" and not self.bind.replay:
+            raise ValueError("bind.replay false contradicts kind = 'type1': joining attaches")
         if face.table == "container" and face.payload is Payload.PROCESS:
             raise ValueError("interface.table container needs payload = 'table'")
         if len(set(self.teardown.steps)) != len(self.teardown.steps):
