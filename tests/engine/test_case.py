@@ -24,7 +24,7 @@ SEVERAL = ["bind-2018-device", "sva-2018-core", "type1"]
 
 ALL = {p for p in Premise if p is not Premise.NOTHING_BINDABLE}
 APART = {Premise.NONE, Premise.CLOSED_GROUPING, Premise.NO_EDGES, Premise.NO_P2P,
-         Premise.P2P_IN_GROUP}
+         Premise.P2P_IN_GROUP, Premise.LONE_GROUPS}
 MIXED = {Premise.NONE, Premise.CLOSED_GROUPING, Premise.ONE_GROUP, Premise.SINGLE_GROUP,
          Premise.P2P_IN_GROUP}  # one group, peers inside it
 SPOOFS = MIXED | {Premise.NO_P2P}  # one group, no peers, but another's requester id
@@ -84,8 +84,6 @@ def test_pairs_speak_for_built_in_machines(name: str, grouping: str) -> None:
 @pytest.mark.parametrize("grouping", ["linux", "components"])
 @pytest.mark.parametrize("name", names())
 def test_pairs_speak_for_machines_with_hot_add(name: str, grouping: str) -> None:
-    if (name, grouping) in {("T3", "components"), ("VF", "components")}:
-        pytest.xfail("group mates outside a pair count as ports, though they may be plugged later")
     for design in SEVERAL:
         model = build(load(design), True)
         case = case_of(machine(name), grouping, static_fabric="off")

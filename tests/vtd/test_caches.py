@@ -10,7 +10,7 @@ from dmaproof.model.vtd.invalidation import Command, Op
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind, Request
 
-from .cases import (
+from .vocabulary import (
     CAP_BASE,
     DT,
     FULL,

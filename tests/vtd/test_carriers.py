@@ -18,7 +18,7 @@ from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind, Request
 from dmaproof.model.vtd.translate import Outcome, translate
 
-from .cases import CAP_BASE, DT, EXTENDED, FULL, PT, SC, SSIRWS
+from .vocabulary import CAP_BASE, DT, EXTENDED, FULL, PT, SC, SSIRWS
 
 FRAMES = 12
 BASE = 0x10000

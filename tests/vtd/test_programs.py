@@ -11,7 +11,7 @@ from dmaproof.model.vtd.programs import Barrier, Flush, Write, perform, run
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind
 
-from .cases import (
+from .vocabulary import (
     CAP_BASE,
     EXTENDED,
     FULL,

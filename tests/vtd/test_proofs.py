@@ -26,7 +26,7 @@ from dmaproof.model.vtd.requests import Request
 from dmaproof.model.vtd.translate import evaluate, translate
 
 from . import broken
-from .cases import DT, ECS, ERS, FSTS, NEST, PASID, PRS, PSS, PT, SID, SMPWC, SMTS, SRS, SSTS
+from .vocabulary import DT, ECS, ERS, FSTS, NEST, PASID, PRS, PSS, PT, SID, SMPWC, SMTS, SRS, SSTS
 
 CAP = 2 | 0b100 << 8 | 47 << 16 | 3 << 34  # 4 levels; 2 MiB and 1 GiB pages
 ROOT, TOP = 0x1000, 0x9000

@@ -10,8 +10,8 @@ from dmaproof.model.vtd.invalidation import Command, Op
 from dmaproof.model.vtd.queue import Queue, decode, encode
 from dmaproof.model.vtd.registers import Registers
 
-from .cases import CAP_BASE, FULL, PT, SID, A, legacy, write
 from .test_caches import NEW, OLD, two_tables
+from .vocabulary import CAP_BASE, FULL, PT, SID, A, legacy, write
 
 MAMV = 18 << 48
 LEGACY = Registers(CAP_BASE | MAMV, PT, 0, haw=48)

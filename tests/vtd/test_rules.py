@@ -6,7 +6,8 @@ from dmaproof.model import rules
 from dmaproof.model.vtd import caches, invalidation, obligations, programs, queue, recording
 from dmaproof.model.vtd.rules_used import rules_used
 
-from .cases import CASES
+from . import cases  # noqa: F401  (registers the vectors)
+from .vocabulary import CASES
 
 ENGINE_MODULES = {
     "registers", "translate", "legacy", "scalable", "pasid", "extended", "second_stage",

@@ -11,7 +11,7 @@ from dmaproof.model import rules
 from dmaproof.model.errors import InputError
 from dmaproof.model.vtd.vectors import outcomes, read_lines
 
-from .cases import CAP_BASE, PT, SID, A, legacy
+from .vocabulary import CAP_BASE, PT, SID, A, legacy
 
 
 def good(**changes):
