@@ -6,6 +6,7 @@ whose premise the machine meets, or for a `can` property with a replayed run.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -275,5 +276,8 @@ class Judge:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:150]
+    """A name as part of a file name; different long names stay different."""
+    plain = re.sub(r"[^A-Za-z0-9.+-]+", "_", name)
+    if len(plain) <= 120:
+        return plain
+    return f"{plain[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -97,8 +97,8 @@ STATIC = {
         "can-p2p-and-pasid": {"no_p2p", "p2p_in_group"},
     },
     "sva-2018-vfio": {
-        "device-isolation": {SELF}, "group-isolation": {GROUP}, "container-isolation": {CLOSED},
-        "container-separation": {CLOSED}, "levels-coincide": {SELF}, "unbind-final": {ALL},
+        "device-isolation": {GROUP}, "group-isolation": {GROUP}, "container-isolation": {CLOSED},
+        "container-separation": {CLOSED}, "levels-coincide": {GROUP}, "unbind-final": {ALL},
         "uniform": {ALL}, "failed-call-changes-nothing": {ALL},
         "no-misroute": {"no_p2p", "p2p_in_group"}, "can-p2p-and-pasid": {"no_p2p", "p2p_in_group"},
     },
@@ -121,7 +121,10 @@ HOT_ADD = {
     "sva-2018-core": {
         "device-isolation": {EDGE}, "no-misroute": P2P, "can-p2p-and-pasid": P2P,
     },
-    "sva-2018-vfio": {"uniform": set(), "no-misroute": P2P, "can-p2p-and-pasid": P2P},
+    "sva-2018-vfio": {
+        "device-isolation": {SELF}, "levels-coincide": {SELF}, "uniform": set(),
+        "no-misroute": P2P, "can-p2p-and-pasid": P2P,
+    },
     "type1": {"uniform": set()},
 }  # fmt: skip
 
@@ -279,8 +282,8 @@ def test_library_is_verified_in_seconds() -> None:
             if premise.value in expected(*model, prop):
                 assert isinstance(asked.prove(find(prop), premise), Theorem)
                 count += 1
-    assert count > 300
-    assert time.process_time() - start < 12  # 3.5 s where nothing else runs
+    assert count > 500
+    assert time.process_time() - start < 20  # 5 s where nothing else runs
 
 
 def test_hints_that_prove_nothing_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
