@@ -49,7 +49,8 @@ class World:
         names = self.functions
         number = {n: i for i, n in enumerate(names)}
         extra = dict(self.extra_rids)
-        groups = tuple(sorted({*self.groups.values(), *extra.values()}))
+        # In the order of the functions, so that worlds that differ in names only number alike.
+        groups = tuple(dict.fromkeys([*(self.groups[n] for n in names), *extra.values()]))
         rids = (*(f"rid({n})" for n in names), *extra)
         requester = {**number, **{n: len(names) + i for i, n in enumerate(extra)}}
         group_of = [*(self.groups[n] for n in names), *extra.values()]
