@@ -21,6 +21,7 @@ from typing import Any
 
 from dmaproof.engine.candidates import Clause
 from dmaproof.engine.premises import premise_formula
+from dmaproof.engine.worlds import SAMPLES
 from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.terms import Formula, Or, Quantified
 from dmaproof.model.vfio.build import Model
@@ -58,13 +59,21 @@ def fingerprint(model: Model) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-_INFERENCE = ("candidates", "induction", "theorems", "worlds")
+_INFERENCE = ("candidates", "induction", "theorems")
 
 
 @cache
 def inference() -> str:
-    """Return the SHA-256 of the program that infers invariants, its comments and layout apart."""
+    """Return the SHA-256 of the program that infers invariants and of the worlds it simulates.
+
+    Comments, layout and docstrings do not count.
+    """
     found = hashlib.sha256()
+    for world in SAMPLES:
+        for value in vars(world).values():
+            # The order of sets of texts is another in each process.
+            items = value.items() if isinstance(value, Mapping) else value
+            found.update(repr(sorted(items)).encode())
     for name in _INFERENCE:
         source = resources.files("dmaproof.engine").joinpath(f"{name}.py").read_bytes()
         tree = ast.parse(source)
