@@ -150,11 +150,19 @@ def test_no_clause_can_be_dropped(key: Key, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", design.builtin_names())
 def test_no_clause_of_any_theorem_can_be_dropped(name: str) -> None:
-    for key in _all_theorems(name, False):
+    """Thirty of the clauses; z3 is asked about all of them in test_theorems."""
+    drops = [
+        (key, i)
+        for key in _all_theorems(name, False)
+        for i in range(len(theorem(key)[0].invariant))
+    ]
+    for key, i in random.Random(1).sample(drops, 30):
         found, model = theorem(key)
-        for i in range(len(found.invariant)):
-            rest = (*found.invariant[:i], *found.invariant[i + 1 :])
-            assert _rejected(model, replace(found, invariant=rest)), (found.name, i)
+        rest = (*found.invariant[:i], *found.invariant[i + 1 :])
+        invariant = [c.closed for c in rest]
+        scripts = obligations(model, find(found.property), found.premise, invariant, found.name)
+        answers = (ask(s, n, 3.0).answer for n, s in scripts.items())
+        assert any(a is not Answer.UNSAT for a in answers), (found.name, i)
 
 
 def _rejected(model: Model, found: Theorem, seconds: float = 3.0) -> list[str]:
