@@ -22,6 +22,7 @@ from dmaproof.engine.driver import Driver
 from dmaproof.engine.finding import Candidate, Proof, Unknown
 from dmaproof.engine.theorems import Theorem
 from dmaproof.model.design import Design
+from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.machines import machine as builtin_machine
 from dmaproof.model.pcie.machines import names as builtin_names
 from dmaproof.model.pcie.topology import Machine
@@ -119,7 +120,9 @@ class Judge:
                 start = time.perf_counter()
                 try:
                     found = self._any(prop) if machine is None else self._on(prop, machine)
-                except (ArithmeticError, LookupError, ValueError, RuntimeError, MemoryError) as e:
+                except InputError:
+                    raise
+                except Exception as e:
                     # A verdict must never be lost, nor invented, because an engine broke.
                     name = ANY if machine is None else machine.name
                     found = self._undecided(prop, name, f"internal error: {e!r}", None)

@@ -180,19 +180,30 @@ class Case:
             raw=frozenset(rename[f] for f in world.raw),
         )
 
+    def _kind(self, device: Device) -> tuple[object, ...]:
+        """All that a premise can ask of one function, its edges and its group's number apart."""
+        group = self.group_of[device.bdf]
+        return (device.pasid is None, self._path_ok[device.bdf], self._raw(device),
+                min(len(self._mates[group]), 3), bool(self._crowd(group)))
+
     def _kinds(self) -> Iterator[tuple[Bdf, ...]]:
-        """One function of each kind, or two where one function has a twin."""
+        """One function of each kind, and one more of another group where there is one."""
         kinds: dict[tuple[object, ...], list[Bdf]] = {}
         for device in self.functions:
-            group = self.group_of[device.bdf]
-            crowd = min(len(self._mates[group]), 3)
-            key = (device.pasid is None, self._path_ok[device.bdf], self._raw(device), crowd,
-                   bool(self._crowd(group)))
-            kinds.setdefault(key, []).append(device.bdf)
+            kinds.setdefault(self._kind(device), []).append(device.bdf)
         for alike in kinds.values():
             first = alike[0]
             elsewhere = [f for f in alike if self.group_of[f] != self.group_of[first]]
             yield (first, *elsewhere[:1])
+
+    def _neighbours(self) -> Iterator[list[Bdf]]:
+        """Of every group two functions of each kind: so every kind of pair inside a group."""
+        chosen: dict[int, dict[tuple[object, ...], list[Bdf]]] = {}
+        for device in self.functions:
+            alike = chosen.setdefault(self.group_of[device.bdf], {})
+            alike.setdefault(self._kind(device), []).append(device.bdf)
+        for alike in chosen.values():
+            yield [f for some in alike.values() for f in some[:2]]
 
     @cached_property
     def pairs(self) -> dict[World, Pair]:
@@ -210,10 +221,11 @@ class Case:
             for h in samples:
                 if f != h:
                     note(f, h)
-        for device in self.functions:
-            for mate in self.mates(device.bdf)[:2]:
-                if mate != device.bdf:
-                    note(device.bdf, mate)
+        for near in self._neighbours():
+            for f in near:
+                for h in near:
+                    if f != h:
+                        note(f, h)
         for f in samples:
             note(f, f)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dmaproof.model.design import load
 from dmaproof.model.logic.sets import holds
 from dmaproof.model.pcie.machines import load as load_machine
 from dmaproof.model.pcie.machines import machine, names
-from dmaproof.model.pcie.topology import Machine
+from dmaproof.model.pcie.topology import Bdf, Machine
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Premise
 
@@ -142,3 +143,22 @@ def test_an_absent_function_is_not_there_at_boot() -> None:
     case = case_of(machine("SS"))
     both = [d.bdf for d in case.functions]
     assert case.world(both, frozenset(both[:1])).absent == {case.name(both[0])}
+
+
+def test_pairs_are_found_behind_other_mates() -> None:
+    """Two capable functions of one group count, however many others come before them."""
+    found = machine("MF(nocap)")  # one group, and no edges when nothing loops back
+    port, first, _ = found.devices
+    four = [
+        replace(first, bdf=Bdf(0, first.bdf.bus, 0, n), label=f"A.{n}",
+                pasid=first.pasid if n > 1 else None)
+        for n in range(4)
+    ]
+    crowded = Machine("four", (port, *four))
+    for design in ("bind-2018-device", "bind-2018-group", "bind-2018-container", "type1"):
+        model = build(load(design))
+        case = case_of(crowded, deputy="off", spoof="off", mf_loopback="off")
+        assert len(case.groups) == 2
+        assert met(case, model) == met_by_all(case, model)
+        assert Premise.ONE_FUNCTION not in met(case, model)
+        assert Premise.LONE_GROUPS not in met(case, model)
