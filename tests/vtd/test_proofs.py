@@ -188,8 +188,9 @@ def test_broken_confinement_is_refuted(variant, registers):
     with variant():
         example = check(guest(registers))
         assert example is not None
+        # That the unbroken engine stays inside is proved above, for every memory. On this image it
+        # may not: the solver chose freely what the broken walk does not read, second stage included.
         assert escapes(example, registers)
-    assert not escapes(example, registers), "the unbroken engine stays inside on the same image"
 
 
 @pytest.mark.parametrize("registers", [EXTENDED, NESTED], ids=["extended", "nested"])
