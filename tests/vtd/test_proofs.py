@@ -189,7 +189,7 @@ def test_broken_confinement_is_refuted(variant, registers):
         example = check(guest(registers))
         assert example is not None
         # That the unbroken engine stays inside is proved above, for every memory. On this image it
-        # may not: the solver chose freely what the broken walk does not read, second stage included.
+        # may not: the solver chose freely any second-stage entry that the broken walk skips.
         assert escapes(example, registers)
 
 
