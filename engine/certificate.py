@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dmaproof.engine.obligations import Obligations
 from dmaproof.engine.premises import premise_formula
 from dmaproof.engine.second_solver import Answer, Reply, ask
 from dmaproof.engine.theorems import Theorem, safe_goal, theorem_name
@@ -29,8 +30,7 @@ from dmaproof.model.design import Design, builtin_names
 from dmaproof.model.design import load as load_design
 from dmaproof.model.errors import InputError
 from dmaproof.model.logic import smtlib
-from dmaproof.model.logic.system import Action, System
-from dmaproof.model.logic.terms import TRUE, Formula, and_, not_
+from dmaproof.model.logic.terms import Formula
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Premise, Property
 from dmaproof.properties.registry import applicable, find
@@ -132,72 +132,10 @@ def obligations(
         ValueError: a name cannot be written in SMT-LIB.
 
     """
-    writer = _Writer(model, premise, invariant, theorem)
-    found = {"initiation.smt2": writer.initiation()}
-    for act in model.core.actions:
-        found[f"consecution-{act.name}.smt2"] = writer.consecution(act)
-    found["safety.smt2"] = writer.safety(prop)
-    return found
-
-
-class _Writer:
-    def __init__(
-        self, model: Model, premise: Premise, invariant: Sequence[Formula], theorem: str
-    ) -> None:
-        self.system: System = model.core
-        self.model = model
-        self.invariant = invariant
-        self.theorem = theorem
-        self.premise = premise
-        self.fact = premise_formula(premise, model)
-
-    def _script(self, what: str, parts: Iterable[str]) -> str:
-        head = [
-            "(set-info :smt-lib-version 2.6)",
-            "(set-info :category \"industrial\")",
-            smtlib.comment(f"dmaproof, theorem {self.theorem}"),
-            smtlib.comment(what),
-            "(set-info :status unsat)",
-            "(set-logic UF)",
-        ]
-        return "\n".join([*head, *parts, "(check-sat)", "(exit)"]) + "\n"
-
-    def _facts(self) -> list[str]:
-        lines = smtlib.axioms(self.system)
-        if self.fact != TRUE:
-            lines.append(smtlib.assertion(self.fact, f"premise {self.premise}"))
-        return lines
-
-    def _held(self) -> list[str]:
-        return [
-            smtlib.assertion(f, f"invariant, clause {i}") for i, f in enumerate(self.invariant, 1)
-        ]
-
-    def _broken(self, naming: Callable[..., str] = smtlib.plain) -> str:
-        return smtlib.assertion(
-            not_(and_(*self.invariant)), "the contrary: some clause of the invariant fails", naming
-        )
-
-    def initiation(self) -> str:
-        signature = smtlib.signature(self.system, initial=True)
-        return self._script(
-            "initiation: every initial state satisfies the invariant",
-            [*signature, *self._facts(), self._broken()],
-        )
-
-    def consecution(self, act: Action) -> str:
-        parts = [*smtlib.signature(self.system), *self._facts(), *self._held()]
-        parts += smtlib.step(act)
-        parts.append(self._broken(smtlib.after(act)))
-        return self._script(
-            f"consecution: {act.name} leads from the invariant to the invariant", parts
-        )
-
-    def safety(self, prop: Property) -> str:
-        goal = safe_goal(prop, self.model)
-        parts = [*smtlib.signature(self.system), *self._facts(), *self._held()]
-        parts.append(smtlib.assertion(not_(goal), f"the contrary of {prop.id}"))
-        return self._script(f"safety: the invariant implies {prop.id}", parts)
+    return Obligations(
+        model.core, invariant, theorem, safe_goal(prop, model), prop.id,
+        premise_formula(premise, model), str(premise),
+    ).scripts()
 
 
 # -- writing ------------------------------------------------------------------------------------

@@ -1,0 +1,8 @@
+"""Families of scenarios: one module each, with its options, its system and its claims.
+
+`FAMILIES` names the module of each family; that module defines ``FAMILY``.
+"""
+
+FAMILIES: dict[str, str] = {
+    "entry-update": "dmaproof.model.families.entry_update",
+}
