@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from dmaproof.model.pcie import quirks
-from dmaproof.model.pcie.device import Acs, Bdf, Device, PortKind, Sriov
+from dmaproof.model.pcie.device import Acs, Bdf, Device, Fact, PortKind, Sriov
 from dmaproof.model.rules import rule
 
 CAP_PCIE = 0x10
@@ -126,12 +126,20 @@ def decode(bdf: Bdf, space: ConfigSpace) -> Device:
         header_type=header,
         multifunction=bool(space.byte(0x0E) & 0x80) and space.word(0) != 0xFFFF,
         port_number=space.dword(pcie + 0x0C) >> 24 if pcie is not None else 0,
-        hidden=space.unread or (kind.is_pcie and not space.extended_read),
+        unknown=_unknown(space, kind),
     )
     device = replace(device, aliases=quirks.quirk_aliases(device))
     if header and space.byte(0x19):
         device = replace(device, secondary=space.byte(0x19), subordinate=space.byte(0x1A))
     return _extended(device, space) if kind.is_pcie else device
+
+
+def _unknown(space: ConfigSpace, kind: PortKind) -> frozenset[Fact]:
+    if space.unread:
+        return frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
+    if kind.is_pcie and not space.extended_read:
+        return frozenset({Fact.ACS, Fact.CAPABILITIES})
+    return frozenset()
 
 
 @rule(
@@ -188,8 +196,8 @@ def _sriov(space: ConfigSpace, offset: int) -> Sriov:
 def encode(device: Device) -> bytes:
     """Return a configuration space that `decode` reads back as *device*.
 
-    Label, hidden, physical function and multifunction by slot are no part of the bytes. PCIe
-    functions get 4096 bytes, conventional ones 256.
+    Label, what is unknown, physical function, real DMA device and multifunction by slot are no
+    part of the bytes. PCIe functions get 4096 bytes, conventional ones 256.
     """
     data = bytearray(FULL if device.kind.is_pcie else 0x100)
 

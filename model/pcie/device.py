@@ -189,6 +189,25 @@ class Sriov:
             yield rid
 
 
+class Fact(StrEnum):
+    """Something about a function that a dump can leave out.
+
+    While it is unknown, the field that would hold it keeps its default, and that default means
+    nothing. `undecided` says what follows.
+    """
+
+    IDS = "ids"
+    """Vendor and device id: the dump has names only, so quirks may or may not apply."""
+    KIND = "kind"
+    """PCIe type or conventional: the capability list was not shown."""
+    ACS = "acs"
+    """Whether there is an ACS capability, or what its registers hold."""
+    CAPABILITIES = "capabilities"
+    """PASID, ATS, page requests, SR-IOV."""
+    PORT_ABOVE = "port-above"
+    """The port above: the dump does not list it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """One PCI function, port or bridge.
@@ -213,9 +232,11 @@ class Device:
         subordinate: highest bus behind a bridge.
         port_number: port number of the link capability, index into egress control vectors.
         label: short name in built-in machines ("A"), else "".
-        hidden: capabilities exist that could not be read, so their absence means nothing.
+        unknown: what the dump does not say; the fields concerned hold defaults.
         aliases: further requester ids the device uses for DMA by a quirk (same bus).
         physfn: the physical function a virtual function belongs to; `Machine` sets it.
+        real_dma: the device whose requester id the IOMMU sees instead (Intel VMD: everything in
+            its segment sends as the VMD endpoint), None for most.
 
     """
 
@@ -238,9 +259,15 @@ class Device:
     subordinate: int | None = None
     port_number: int = 0
     label: str = ""
-    hidden: bool = False
+    unknown: frozenset[Fact] = frozenset()
     aliases: frozenset[Bdf] = frozenset()
     physfn: Bdf | None = None
+    real_dma: Bdf | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether capabilities may exist that could not be read: absence means nothing."""
+        return Fact.ACS in self.unknown or Fact.CAPABILITIES in self.unknown
 
     @property
     def is_bridge(self) -> bool:

@@ -75,13 +75,14 @@ def group_of(found: list[Group]) -> dict[Bdf, int]:
 @rule(
     "pcie.alias.each",
     "drivers/pci/search.c pci_for_each_dma_alias",
-    "own id, quirk ids, then at every bridge to conventional PCI the bridge's id, up to the root",
+    "the real DMA device's id, quirk ids, then the id of every bridge to conventional PCI above",
 )
 def dma_aliases(machine: Machine, bdf: Bdf) -> Iterator[tuple[Bdf, Bdf]]:
     """Yield (device, requester id) of each DMA alias of *bdf*, its own first.
 
     The requester id is written as an address; no function need live there.
     """
+    bdf = machine.device(bdf).real_dma or bdf
     yield bdf, bdf
     for alias in sorted(machine.device(bdf).aliases):
         yield bdf, alias
@@ -181,7 +182,8 @@ class LinuxGrouping:
         top, reason = bdf, ""
         for device, alias in dma_aliases(self.machine, bdf):
             if device != bdf:
-                reason = f"its requests carry the requester id {alias} of bridge {device}"
+                what = "bridge " if self.machine.device(device).is_bridge else ""
+                reason = f"its requests carry the requester id {alias} of {what}{device}"
                 if device in self._group:
                     return self._join(bdf, device, reason)
             top = device

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dmaproof.model.errors import InputError
-from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind, Sriov
+from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind, Sriov
 
 SCHEMA = "dmaproof/machine/1"
 _MAX_DEVICES = 200_000
@@ -67,7 +67,13 @@ class _DeviceFile(BaseModel):
     port_number: Byte = 0
     label: Annotated[str, Field(max_length=40, pattern=r"^[!-~]*$")] = ""
     hidden: Flag = False
+    unknown: list[Fact] = []
     aliases: list[str] = []
+    real_dma: str | None = None
+
+
+_SPECIAL = frozenset({"bdf", "kind", "acs", "sriov", "aliases", "hidden", "unknown", "real_dma"})
+"""Keys that are not written as the plain field of the same name."""
 
 
 class _MachineFile(BaseModel):
@@ -75,22 +81,25 @@ class _MachineFile(BaseModel):
     schema_: Literal["dmaproof/machine/1"] = Field(alias="schema")
     name: str = ""
     devices: list[_DeviceFile]
+    groups: dict[str, Annotated[int, Field(ge=0, strict=True)]] = {}
 
 
 def to_json(machine: Machine) -> str:
     """Return *machine* as JSON text; `from_json` reads it back."""
-    body = {
+    body: dict[str, Any] = {
         "schema": SCHEMA,
         "name": machine.name,
         "devices": [_device_to_json(device) for device in machine.devices],
     }
+    if machine.recorded:
+        body["groups"] = {str(bdf): group for bdf, group in sorted(machine.recorded.items())}
     return json.dumps(body, indent=1) + "\n"
 
 
 def _device_to_json(device: Device) -> dict[str, Any]:
     plain = _DeviceFile.model_fields
     values: dict[str, Any] = {"bdf": str(device.bdf), "kind": str(device.kind)}
-    for name in plain.keys() - {"bdf", "kind", "acs", "sriov", "aliases"}:
+    for name in plain.keys() - _SPECIAL:
         if getattr(device, name) != plain[name].default:
             values[name] = getattr(device, name)
     if device.acs is not None:
@@ -102,6 +111,10 @@ def _device_to_json(device: Device) -> dict[str, Any]:
             values["acs"]["egress"] = hex(device.acs.egress)
     if device.sriov is not None:
         values["sriov"] = {name: getattr(device.sriov, name) for name in _SriovFile.model_fields}
+    if device.unknown:
+        values["unknown"] = sorted(device.unknown)
+    if device.real_dma is not None:
+        values["real_dma"] = str(device.real_dma)
     if device.aliases:
         values["aliases"] = [str(alias) for alias in sorted(device.aliases)]
     for name in ("vendor", "device", "class_code", "subsystem", "secondary", "subordinate"):
@@ -144,11 +157,25 @@ def from_json(text: str, where: str = "machine.json") -> Machine:
     except ValidationError as error:
         raise _explain(error, where) from error
     devices = [_device(number, entry, where) for number, entry in enumerate(parsed.devices)]
+    recorded = _recorded(parsed.groups, {device.bdf for device in devices}, where)
     try:
-        return Machine(parsed.name or where, devices)
+        return Machine(parsed.name or where, devices, recorded=recorded)
     except InputError as error:
         error.where = f"{where}: {error.where}" if error.where not in {"", where} else where
         raise
+
+
+def _recorded(listed: dict[str, int], known: set[Bdf], where: str) -> dict[Bdf, int]:
+    recorded = {Bdf.parse(text, f"{where}: groups"): group for text, group in listed.items()}
+    strangers = sorted(recorded.keys() - known)
+    if strangers:
+        raise InputError(
+            f"{strangers[0]} has a group but is no function of the machine",
+            f"{where}: groups",
+            "groups of another machine, or a function was taken out",
+            "give groups of the functions under devices only",
+        )
+    return recorded
 
 
 def _device(number: int, entry: _DeviceFile, where: str) -> Device:
@@ -169,9 +196,14 @@ def _device(number: int, entry: _DeviceFile, where: str) -> Device:
             "the header type of the bridge was forgotten",
             'write "header_type": 1',
         )
-    rest = entry.model_dump(exclude={"bdf", "acs", "sriov", "aliases"})
+    rest = entry.model_dump(exclude=set(_SPECIAL - {"kind"}))
+    unknown = frozenset(entry.unknown)
+    if entry.hidden:  # older files: capabilities exist that could not be read
+        unknown |= {Fact.ACS, Fact.CAPABILITIES}
     return Device(
         bdf=bdf,
+        unknown=unknown,
+        real_dma=Bdf.parse(entry.real_dma, f"{place}.real_dma") if entry.real_dma else None,
         aliases=aliases - {bdf},
         acs=Acs(**entry.acs.model_dump()) if entry.acs else None,
         sriov=Sriov(**entry.sriov.model_dump()) if entry.sriov else None,

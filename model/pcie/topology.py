@@ -6,7 +6,7 @@ bridges alone, as firmware and the kernel read it; nothing here knows about IOMM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,6 +22,7 @@ from dmaproof.model.pcie.device import (
     Acs,
     Bdf,
     Device,
+    Fact,
     PortKind,
     Sriov,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Acs",
     "Bdf",
     "Device",
+    "Fact",
     "Machine",
     "PortKind",
     "Sriov",
@@ -47,6 +49,8 @@ class Machine:
     Attributes:
         name: what to call it in verdicts.
         devices: every function, port and bridge, in address order.
+        warnings: what a reader could not use, in words.
+        recorded: the kernel's own group number of each function, as far as the dump has it.
 
     Raises:
         InputError: on construction, when the devices form no tree.
@@ -56,14 +60,23 @@ class Machine:
     name: str
     devices: tuple[Device, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    recorded: Mapping[Bdf, int] = field(default_factory=dict, compare=False)
 
-    def __init__(self, name: str, devices: Iterable[Device], warnings: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        devices: Iterable[Device],
+        warnings: Iterable[str] = (),
+        recorded: Mapping[Bdf, int] | None = None,
+    ) -> None:
         ordered = tuple(sorted(devices, key=lambda device: device.bdf))
         _check_unique(name, ordered)
         _check_bridges(name, ordered)
+        _check_real_dma(name, ordered)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "devices", _as_the_kernel_sees(ordered))
         object.__setattr__(self, "warnings", tuple(warnings))
+        object.__setattr__(self, "recorded", dict(recorded or {}))
 
     @cached_property
     def _by_bdf(self) -> dict[Bdf, Device]:
@@ -255,11 +268,13 @@ class Machine:
         # AMD's south bridge quirk asks whether the machine has an IOMMU function.
         keep = {device.bdf for device in self.devices if device.class_code == IOMMU_CLASS}
         for bdf in wanted:
-            physfn = self.device(bdf).physfn
-            for start in (bdf, physfn) if physfn else (bdf,):
-                keep.update((start, *self.ancestors(start)))
+            device = self.device(bdf)
+            for start in (bdf, device.physfn, device.real_dma):
+                if start is not None:
+                    keep.update((start, *self.ancestors(start)))
         kept = (device for device in self.devices if device.bdf in keep)
-        return Machine(name or self.name, kept, self.warnings)
+        recorded = {bdf: group for bdf, group in self.recorded.items() if bdf in keep}
+        return Machine(name or self.name, kept, self.warnings, recorded)
 
     def by_label(self, name: str) -> Device:
         """Find a function by label ("A"), address, or letter (A is the first requester).
@@ -320,6 +335,18 @@ def _check_unique(name: str, devices: tuple[Device, ...]) -> None:
                 name,
                 "a label was copied with its record",
                 "give every function its own label, or none",
+            )
+
+
+def _check_real_dma(name: str, devices: tuple[Device, ...]) -> None:
+    known = {device.bdf for device in devices}
+    for device in devices:
+        if device.real_dma is not None and device.real_dma not in known:
+            raise InputError(
+                f"{device.bdf} sends as {device.real_dma}, which is not there",
+                name,
+                "the device that owns the segment (Intel VMD) was left out",
+                "list it too",
             )
 
 
