@@ -40,6 +40,8 @@ ASSUMPTIONS = MappingProxyType({
                    "multifunction and SR-IOV silicon never emits a sibling's requester id"),
         Assumption("mf_loopback", True, "free",
                    "a multifunction device without ACS capability loops back inside"),
+        Assumption("rp_loopback", True, "free",
+                   "a root port without ACS capability sends requests back down"),
         Assumption("rc_p2p", True, "off",
                    "the root complex forwards between root ports"),
         Assumption("ats_honest", False, "free",
@@ -51,7 +53,7 @@ ASSUMPTIONS = MappingProxyType({
 })
 """All assumptions, in the order in which they are printed."""
 
-FABRIC = ("deputy", "spoof", "mfd_rid_honest", "mf_loopback", "rc_p2p")
+FABRIC = ("deputy", "spoof", "mfd_rid_honest", "mf_loopback", "rp_loopback", "rc_p2p")
 """Those that the fabric's edges depend on."""
 
 

@@ -28,7 +28,7 @@ def assume_option(function: F) -> F:
         metavar="NAME=VALUE",
         multiple=True,
         help="Set an assumption to on, off or free (deputy, spoof, mfd_rid_honest, mf_loopback,"
-        " rc_p2p, ...). Repeatable.",
+        " rp_loopback, rc_p2p, ...). Repeatable.",
     )(function)
 
 

@@ -6,7 +6,7 @@ Edges lead between requesters. Each says what it needs to be true of disputed ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -14,7 +14,9 @@ from itertools import pairwise
 
 import networkx as nx
 
+from dmaproof.model.pcie import ranges
 from dmaproof.model.pcie.groups import bridge_alias, dma_aliases
+from dmaproof.model.pcie.reach import Numbering, Pair, Reach
 from dmaproof.model.pcie.routing import (
     NO_ASSUMPTION,
     Literals,
@@ -35,6 +37,7 @@ PERMISSIVE: dict[str, bool] = {
     "spoof": True,
     "mfd_rid_honest": True,
     "mf_loopback": True,
+    "rp_loopback": True,
     "rc_p2p": False,
     "deputy": True,
 }
@@ -50,7 +53,8 @@ class Channel(StrEnum):
     ALIAS = "alias"
 
 
-_CONNECTING = frozenset(Channel) - {Channel.MISROUTE}
+_IDENTITY = frozenset({Channel.SPOOF, Channel.ALIAS})
+_CONNECTING = _IDENTITY | {Channel.PEER_TO_PEER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,21 @@ class Edge:
     reason: str
 
 
+@dataclass(frozen=True)
+class SourceCheck:
+    """What ports on the way up let through of the requester ids that a function may put in.
+
+    Attributes:
+        linked: the ports that could check, nearest first; none: the root complex puts ids in.
+        first, last: the buses that every port with SV lets through.
+
+    """
+
+    linked: tuple[Device, ...]
+    first: int
+    last: int
+
+
 def holds(requires: Literals, assume: Assume) -> bool:
     """Whether *assume* grants all literals; names it leaves out count as in `PERMISSIVE`."""
     return all(assume.get(name, PERMISSIVE.get(name)) == value for name, value in requires)
@@ -103,8 +122,16 @@ class Fabric:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._acs = MachineAcs(machine)
+        self.acs = MachineAcs(machine)
         self._graphs: dict[tuple[frozenset[str], frozenset[Channel]], nx.DiGraph] = {}
+        self._reach: dict[frozenset[str], Reach] = {}
+        self._ids: dict[Bdf, tuple[Bdf, ...]] = {}
+        self._checks: dict[Bdf | None, SourceCheck | None] = {}
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        """The requesters by number."""
+        return Numbering(self)
 
     @cached_property
     def _nodes(self) -> tuple[Bdf, ...]:
@@ -121,8 +148,20 @@ class Fabric:
                 if source != target:
                     found.extend(self._routed(source, target))
             found.extend(self._shared(source))
-            found.extend(self._spoofed(source))
+            for target in self._nodes:
+                found.extend(self._spoofed(source, target))
         return tuple(found)
+
+    def edges_between(self, source: Bdf, target: Bdf) -> tuple[Edge, ...]:
+        """Return the edges of `all_edges` from *source* to *target*."""
+        if source == target:
+            return ()
+        shared = (edge for edge in self._shared(source) if edge.target == target)
+        return (*self._routed(source, target), *shared, *self._spoofed(source, target))
+
+    def tells_targets_apart(self, at: Bdf) -> bool:
+        """Whether ACS at *at* may treat two branches of its bus differently (EC is on)."""
+        return self.acs.reads_vector(at)
 
     @rule(
         "pcie.leak.peer-to-peer",
@@ -132,7 +171,7 @@ class Fabric:
     def _routed(self, source: Bdf, target: Bdf) -> Iterator[Edge]:
         opened: list[tuple[Rung, Literals]] = []
         for rung in ladder(self.machine, source, target):
-            requires = opens(self._acs, rung, target)
+            requires = opens(self.acs, rung, target)
             if requires is not None:
                 opened.append((rung, requires))
         for index, (rung, requires) in enumerate(opened):
@@ -156,19 +195,16 @@ class Fabric:
                 lack = "has EC on and lets this peer through"
         return f"{device} {lack}: a request for {goal} {rung.kind}"
 
-    @cached_property
-    def _users(self) -> dict[tuple[int, int], tuple[Bdf, ...]]:
-        """Requesters that use each (domain, requester id), as their own or as an alias."""
-        users: dict[tuple[int, int], list[Bdf]] = {}
-        for source in self._nodes:
-            for rid in self.rids(source):
-                users.setdefault((source.domain, rid), []).append(source)
-        return {key: tuple(members) for key, members in users.items()}
+    def requester_ids(self, source: Bdf) -> tuple[Bdf, ...]:
+        """Return the requester ids of *source* as addresses: its own, then its DMA aliases."""
+        if source not in self._ids:
+            aliases = dma_aliases(self.machine, source)
+            self._ids[source] = tuple(dict.fromkeys(alias for _, alias in aliases))
+        return self._ids[source]
 
     def rids(self, source: Bdf) -> tuple[int, ...]:
-        """Return the requester ids of *source*: its own, then its DMA aliases."""
-        found = dict.fromkeys(alias.rid for _, alias in dma_aliases(self.machine, source))
-        return tuple(found)
+        """Return the requester ids of *source* in 16 bits, in the order of `requester_ids`."""
+        return tuple(alias.rid for alias in self.requester_ids(source))
 
     @rule(
         "pcie.leak.alias",
@@ -177,7 +213,7 @@ class Fabric:
     )
     def _shared(self, source: Bdf) -> Iterator[Edge]:
         for device, alias in dma_aliases(self.machine, source):
-            others = [user for user in self._users[source.domain, alias.rid] if user != source]
+            others = [user for user in self.numbering.users[alias] if user != source]
             if alias == source and not others:
                 continue
             path = (source,) if device == source else self._path_up(source, device)
@@ -194,26 +230,41 @@ class Fabric:
         "PCIe Base 6.12.1.1, Source Validation",
         "a port with SV drops requests whose bus number is outside its range, nothing else",
     )
-    def _spoofed(self, source: Bdf) -> Iterator[Edge]:
-        machine = self.machine
-        up = tuple(way_up(machine, source))
-        if any(bridge_alias(machine, machine.device(port)) is not None for port in up[1:]):
-            return  # a bridge on the way writes its own requester id
-        linked = [machine.device(port) for port in up if machine.device(port).kind.has_link_below]
-        checking = [port for port in linked if self._acs.in_force(port.bdf, "SV", None)]
-        own = set(self.rids(source))
-        for (domain, rid), users in self._users.items():
-            if domain != source.domain or rid in own:
-                continue
-            if not all(_in_range(port, rid >> 8) for port in checking):
-                continue
-            for user in users:
-                edge = self._spoof_edge(source, user, rid, up, linked)
+    def source_check(self, source: Bdf) -> SourceCheck | None:
+        """Return what limits the requester ids *source* can put in; None: it can put in none."""
+        parent = self.machine.parent(source)
+        if self.machine.device(source).kind.has_link_below:
+            return self._source_check(source)
+        if parent not in self._checks:
+            self._checks[parent] = self._source_check(source)
+        return self._checks[parent]
+
+    def _source_check(self, source: Bdf) -> SourceCheck | None:
+        up = [self.machine.device(port) for port in way_up(self.machine, source)]
+        if any(bridge_alias(self.machine, port) is not None for port in up[1:]):
+            return None  # a bridge on the way writes its own requester id
+        linked = tuple(port for port in up if port.kind.has_link_below)
+        checking = [port for port in linked if self.acs.in_force(port.bdf, "SV", None)]
+        return SourceCheck(
+            linked,
+            max((port.secondary or 0 for port in checking), default=0),
+            min((port.subordinate or 0 for port in checking), default=0xFF),
+        )
+
+    def _spoofed(self, source: Bdf, user: Bdf) -> Iterator[Edge]:
+        check = self.source_check(source) if source != user else None
+        if check is None:
+            return  # nobody poses as itself
+        own = self.requester_ids(source)
+        for rid in self.requester_ids(user):
+            within = rid.domain == source.domain and check.first <= rid.bus <= check.last
+            if within and rid not in own:
+                edge = self._spoof_edge(source, user, rid.rid, check.linked)
                 if edge is not None:
                     yield edge
 
     def _spoof_edge(
-        self, source: Bdf, user: Bdf, rid: int, up: tuple[Bdf, ...], linked: list[Device]
+        self, source: Bdf, user: Bdf, rid: int, linked: tuple[Device, ...]
     ) -> Edge | None:
         machine = self.machine
         sibling = machine.package(source) == machine.package(user)
@@ -230,6 +281,7 @@ class Fabric:
             reason = f"{claim}: bus {rid >> 8:02x} is in the range SV checks at {linked[-1]}"
         else:
             reason = f"{claim}: no port checks it"
+        up = tuple(way_up(machine, source))
         return Edge(Channel.SPOOF, source, user, rid, frozenset(requires), up, cuts, reason)
 
     def _path_up(self, source: Bdf, port: Bdf) -> tuple[Bdf, ...]:
@@ -274,7 +326,7 @@ class Fabric:
 
     def identity(self, assume: Assume) -> nx.DiGraph:
         """Return the graph "requests of f can carry a requester id of h" (spoof and alias)."""
-        return self._graph(assume, frozenset({Channel.SPOOF, Channel.ALIAS}))
+        return self._graph(assume, _IDENTITY)
 
     def emits(self, assume: Assume) -> dict[Bdf, dict[int, Edge | None]]:
         """Return, for each requester, the requester ids its requests can carry at the IOMMU.
@@ -290,15 +342,17 @@ class Fabric:
                 found[edge.source].setdefault(edge.rid, edge)
         return found
 
-    def _influenced(self, assume: Assume) -> dict[Bdf, int]:
-        """Return for each requester the bit set of those it can make work for it."""
-        if not assume.get("deputy", PERMISSIVE["deputy"]):
-            return {node: 1 << index for index, node in enumerate(self._nodes)}
-        return _closure(self.p2p(assume), self._nodes)
+    def reach(self, assume: Assume) -> Reach:
+        """Return the same relations without their edges, for machines of any size."""
+        values = {name: assume.get(name, PERMISSIVE[name]) for name in PERMISSIVE}
+        allowed = frozenset(name for name, value in values.items() if value)
+        if allowed not in self._reach:
+            self._reach[allowed] = Reach(self, values)
+        return self._reach[allowed]
 
     def influence(self, assume: Assume) -> nx.DiGraph:
         """Return whom a function can make work for it: itself; with ``deputy``, its p2p closure."""
-        return self._from_masks(self._influenced(assume))
+        return self._from_ranges(self.reach(assume).influences)
 
     def acts(self, assume: Assume) -> nx.DiGraph:
         """Return who sends under whose id: f, or a deputy f can reach, uses a requester id of h.
@@ -306,33 +360,14 @@ class Fabric:
         Reflexive. The requester ids of h are its own and its DMA aliases: what is set up for h is
         set up under all of them.
         """
-        identity = self.identity(assume)
-        bit = {node: 1 << index for index, node in enumerate(self._nodes)}
-        posing = {
-            node: sum((bit[owner] for owner in identity.successors(node)), bit[node])
-            for node in self._nodes
-        }
-        joined: dict[int, int] = {}
-        found: dict[Bdf, int] = {}
-        for node, deputies in self._influenced(assume).items():
-            if deputies not in joined:
-                total = 0
-                for deputy in self._members(deputies):
-                    total |= posing[deputy]
-                joined[deputies] = total
-            found[node] = joined[deputies]
-        return self._from_masks(found)
+        return self._from_ranges(self.reach(assume).acts)
 
-    def _members(self, mask: int) -> Iterator[Bdf]:
-        for index, node in enumerate(self._nodes):
-            if mask >> index & 1:
-                yield node
-
-    def _from_masks(self, masks: Mapping[Bdf, int]) -> nx.DiGraph:
+    def _from_ranges(self, reached: Callable[[int], ranges.Ranges]) -> nx.DiGraph:
         graph = nx.DiGraph()
         graph.add_nodes_from(self._nodes)
-        for node, mask in masks.items():
-            graph.add_edges_from((node, other) for other in self._members(mask))
+        for place, node in enumerate(self._nodes):
+            others = ranges.members(reached(place))
+            graph.add_edges_from((node, self._nodes[other]) for other in others)
         return graph
 
     def witness(self, source: Bdf, target: Bdf, assume: Assume) -> list[Edge]:
@@ -342,23 +377,56 @@ class Fabric:
         """
         if source == target:
             return []
-        p2p, identity = self.p2p(assume), self.identity(assume)
-        ways: dict[Bdf, list[Bdf]] = {source: [source]}
-        if assume.get("deputy", PERMISSIVE["deputy"]):
-            ways = nx.single_source_shortest_path(p2p, source)
-        chains = [way for deputy, way in ways.items() if deputy == target]
-        chains += [
-            [*way, target] for deputy, way in ways.items() if identity.has_edge(deputy, target)
-        ]
-        if not chains:
-            return []
-        best = min(chains, key=lambda way: (len(way), way))
-        # A last hop that is no peer-to-peer edge is one under another's requester id.
-        *hops, last = pairwise(best)
-        graph = p2p if best == ways.get(target) else identity
-        return [p2p.edges[hop]["edge"] for hop in hops] + [graph.edges[last]["edge"]]
+        reach = self.reach(assume)
+        goal = reach.number[target]
+        deputies = assume.get("deputy", PERMISSIVE["deputy"])
+        came: dict[int, int] = {}
+        level = [reach.number[source]]
+        unseen = ranges.minus(self.numbering.everyone, ranges.single(level[0]))
+        while level:
+            following: list[int] = []
+            for at in level:
+                peers = reach.peers(at) if deputies else ranges.EMPTY
+                lands = ranges.contains(peers, goal)
+                if lands or ranges.contains(reach.poses(at), goal):
+                    return self._chain(at, goal, came, assume, lands=lands)
+                fresh = ranges.common(peers, unseen)
+                unseen = ranges.minus(unseen, fresh)
+                came |= dict.fromkeys(ranges.members(fresh), at)
+                following.extend(ranges.members(fresh))
+            level = following
+        return []
 
-    def crossings(self, home: Mapping[Bdf, int], assume: Assume) -> list[tuple[Bdf, Bdf]]:
+    def _chain(
+        self, last: int, goal: int, came: Mapping[int, int], assume: Assume, *, lands: bool
+    ) -> list[Edge]:
+        """Return the edges of the way found to *last* and of its last hop, to *goal*."""
+        hops = [last]
+        while hops[-1] in came:
+            hops.append(came[hops[-1]])
+        nodes = [self._nodes[hop] for hop in reversed(hops)]
+        peer = frozenset({Channel.PEER_TO_PEER})
+        chain = [self.edge(*hop, assume, peer) for hop in pairwise(nodes)]
+        channels = peer if lands else _IDENTITY
+        return [*chain, self.edge(nodes[-1], self._nodes[goal], assume, channels)]
+
+    def edge(
+        self, source: Bdf, target: Bdf, assume: Assume, channels: frozenset[Channel] = _CONNECTING
+    ) -> Edge:
+        """Return the edge from *source* to *target* that needs the fewest assumptions.
+
+        Raises:
+            ValueError: no edge of *channels* that *assume* allows leads there.
+
+        """
+        allowed = [
+            edge
+            for edge in self.edges_between(source, target)
+            if edge.channel in channels and holds(edge.requires, assume)
+        ]
+        return min(allowed, key=lambda edge: len(edge.requires))
+
+    def crossings(self, home: Mapping[Bdf, int], assume: Assume) -> list[Pair]:
         """Return the pairs of acts that leave their group; none: the grouping is closed.
 
         Args:
@@ -370,19 +438,19 @@ class Fabric:
 
     def components(self, assume: Assume) -> list[tuple[Bdf, ...]]:
         """Return the sets of requesters that leak channels connect, in address order."""
-        graph = self._graph(assume, _CONNECTING)
-        return sorted(tuple(sorted(part)) for part in nx.weakly_connected_components(graph))
+        return self.reach(assume).components()
 
     def explained_components(self, assume: Assume) -> list[tuple[tuple[Bdf, ...], tuple[str, ...]]]:
         """Return the components over all devices with a reason for each member.
 
         Ports and bridges start no requests and stay alone, unless a bridge lends its requester id.
         """
-        graph = self._graph(assume, _CONNECTING).to_undirected()
-        for device in self.machine.devices:
-            graph.add_node(device.bdf)
+        graph = nx.Graph()
+        graph.add_nodes_from(device.bdf for device in self.machine.devices)
+        for source, target in self.reach(assume).links:
+            graph.add_edge(source, target, text=self.edge(source, target, assume).reason)
         for source in self._nodes:
-            for _, alias in dma_aliases(self.machine, source):
+            for alias in self.requester_ids(source):
                 if alias in self.machine and not self.machine.device(alias).is_requester:
                     graph.add_edge(source, alias, text=f"{source} uses the requester id of {alias}")
         parts = sorted(sorted(part) for part in nx.connected_components(graph))
@@ -396,23 +464,8 @@ class Fabric:
             return ("alone: it starts no requests of its own",)
         why = {part[0]: "first of its component"}
         for known, member in nx.bfs_edges(graph, part[0]):
-            data = graph.edges[known, member]
-            why[member] = f"with {known}: {data['edge'].reason if 'edge' in data else data['text']}"
+            why[member] = f"with {known}: {graph.edges[known, member]['text']}"
         return tuple(why[member] for member in part)
-
-
-def _closure(graph: nx.DiGraph, nodes: tuple[Bdf, ...]) -> dict[Bdf, int]:
-    """Return each node's reflexive-transitive successors as a bit set over *nodes*."""
-    index = {node: position for position, node in enumerate(nodes)}
-    condensed = nx.condensation(graph)
-    reach: dict[int, int] = {}
-    for part in reversed(list(nx.topological_sort(condensed))):
-        mask = sum(1 << index[node] for node in condensed.nodes[part]["members"])
-        for following in condensed.successors(part):
-            mask |= reach[following]
-        reach[part] = mask
-    home = condensed.graph["mapping"]
-    return {node: reach[home[node]] for node in nodes}
 
 
 def _in_range(port: Device, bus: int) -> bool:

@@ -32,6 +32,7 @@ class RungKind(StrEnum):
     LOOPBACK = "loops back inside the multifunction device"
     PEER = "crosses the switch to a peer"
     OWN_RANGE = "is sent back down the port it came from"
+    OWN_ROOT = "is sent back down the root port it came from"
     CONVENTIONAL = "is claimed on the conventional bus"
     ROOT_COMPLEX = "crosses the root complex"
 
@@ -40,6 +41,7 @@ _BIT: dict[RungKind, str] = {
     RungKind.LOOPBACK: "RR",
     RungKind.PEER: "RR",
     RungKind.OWN_RANGE: "UF",
+    RungKind.OWN_ROOT: "UF",
     RungKind.CONVENTIONAL: "",
     RungKind.ROOT_COMPLEX: "RR",
 }
@@ -152,6 +154,11 @@ class MachineAcs:
             return index is not None and bool(registers.egress >> index & 1)
         return kernel.pci_acs_flags_enabled(registers, ACS_BITS[bit])
 
+    def reads_vector(self, at: Bdf) -> bool:
+        """Whether EC is on at *at*, so that its egress vector decides target by target."""
+        registers = self._registers(at) if self._quirk(at) is None else None
+        return registers is not None and bool(registers.capability & registers.control & EC)
+
     def _egress_index(self, at: Bdf, target: Bdf | None) -> int | None:
         """Index of the branch towards *target* in the egress vector of *at*, None if unknown."""
         if target is None:
@@ -195,8 +202,10 @@ class AddressRouter:
         if target is None or target == tlp.source:
             return ()
         if machine.under(target, node):
-            linked = machine.device(node).kind.has_link_below
-            return (Rung(RungKind.OWN_RANGE, node),) if linked else ()
+            kind = machine.device(node).kind
+            if kind is PortKind.ROOT_PORT:
+                return (Rung(RungKind.OWN_ROOT, node),)
+            return (Rung(RungKind.OWN_RANGE, node),) if kind.has_link_below else ()
         parent = machine.parent(node)
         if parent is None:
             return _on_root_bus(machine, node, target)
@@ -251,6 +260,8 @@ def opens(acs: AcsView, rung: Rung, target: Bdf) -> Literals | None:
         return frozenset({("rc_p2p", True)})
     if rung.kind is RungKind.LOOPBACK and not acs.present(rung.at):
         return frozenset({("mf_loopback", True)})
+    if rung.kind is RungKind.OWN_ROOT and not acs.present(rung.at):
+        return frozenset({("rp_loopback", True)})
     return NO_ASSUMPTION
 
 
@@ -279,7 +290,8 @@ def path_of(machine: Machine, source: Bdf, rung: Rung, target: Bdf) -> tuple[Bdf
         up.append(node)
         if node == rung.at:
             break
-    stop = rung.at if rung.kind is RungKind.OWN_RANGE else machine.parent(rung.at)
+    turns = rung.kind in {RungKind.OWN_RANGE, RungKind.OWN_ROOT}
+    stop = rung.at if turns else machine.parent(rung.at)
     down = [target]
     for port in machine.ancestors(target):
         if port == stop:

@@ -357,11 +357,20 @@ def test_a_request_lands_once() -> None:
 
 def test_loopback_and_the_port_above_are_two_ways() -> None:
     functions = [function("01:00.0"), function("01:00.1")]
-    found = Machine("test", [root_port("00:01.0", 1, 1), *functions])
+    found = Machine("test", [root_port("00:01.0", 1, 1, Acs(0x5F, 0)), *functions])
     data = Fabric(found).p2p(PERMISSIVE).edges[functions[0].bdf, functions[1].bdf]
     assert [len(edge.requires) for edge in data["edges"]] == [1, 0]
     # The one that needs no assumption explains the pair.
     assert data["edge"].requires == frozenset()
+
+
+def test_what_a_root_port_without_capability_does_is_an_assumption() -> None:
+    functions = [function("01:00.0", acs=ON), function("01:00.1", acs=ON)]
+    found = Machine("test", [root_port("00:01.0", 1, 1), *functions])
+    assert Fabric(found).p2p(PERMISSIVE).edges
+    assert not Fabric(found).p2p({**PERMISSIVE, "rp_loopback": False}).edges
+    lax = Machine("test", [root_port("00:01.0", 1, 1, Acs(0x5F, 0)), *functions])
+    assert Fabric(lax).p2p({**PERMISSIVE, "rp_loopback": False}).edges
 
 
 def test_a_grouped_sibling_of_an_alias_counts() -> None:

@@ -16,7 +16,7 @@ from dmaproof.model.pcie.routing import AddressRouter, PrefixRouter, first_prefi
 from dmaproof.model.pcie.topology import ACS_BITS, Acs, Bdf, Machine, PortKind
 from pcie.strategies import BITS, machines
 
-NAMES = ("spoof", "mfd_rid_honest", "mf_loopback", "rc_p2p", "deputy")
+NAMES = ("spoof", "mfd_rid_honest", "mf_loopback", "rp_loopback", "rc_p2p", "deputy")
 STRICT = dict.fromkeys(NAMES, False) | {"mfd_rid_honest": True}
 LOOSE = dict.fromkeys(NAMES, True) | {"mfd_rid_honest": False}
 assumptions = st.fixed_dictionaries(dict.fromkeys(NAMES, st.booleans()))
@@ -209,7 +209,8 @@ def walk(machine: Machine, source: Bdf, target: Bdf) -> bool:
     while True:
         here = machine.device(node)
         if here.kind in {PortKind.ROOT_PORT, PortKind.DOWNSTREAM} and contains(node, target):
-            if not on(node, "UF"):
+            assumed = here.acs is None and here.kind is PortKind.ROOT_PORT
+            if not on(node, "UF") and not assumed:
                 return True
         elif not contains(node, target):
             neighbours = [
