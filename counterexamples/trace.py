@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,7 @@ from dmaproof.counterexamples.explain import Falsified, falsified, holder, satis
 from dmaproof.model.design import Design
 from dmaproof.model.errors import InputError
 from dmaproof.model.logic.sets import Instance, ReplayError, State, Step, replay
+from dmaproof.model.logic.system import System
 from dmaproof.model.logic.terms import Kind, Rel, Sort
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Property, PropertyKind
@@ -131,6 +132,14 @@ def load(path: str) -> Trace:
 # -- between a trace and the logic ----------------------------------------------------------
 
 
+class Systematic(Protocol):
+    """What has a transition system: a model of a design, a scenario of a family."""
+
+    @property
+    def system(self) -> System:
+        """The transition system."""
+
+
 def named(instance: Instance, rel: Rel, tuples: Iterable[tuple[int, ...]]) -> Tuples:
     """Tuples with the names of their elements, sorted."""
     return sorted(
@@ -138,7 +147,7 @@ def named(instance: Instance, rel: Rel, tuples: Iterable[tuple[int, ...]]) -> Tu
     )
 
 
-def facts_of(model: Model, instance: Instance) -> Facts:
+def facts_of(model: Systematic, instance: Instance) -> Facts:
     """An instance as data."""
     functions = {
         fn.name: sorted(
@@ -156,14 +165,14 @@ def facts_of(model: Model, instance: Instance) -> Facts:
     )
 
 
-def instance_of(trace: Trace, model: Model) -> Instance:
-    """The instance that a trace describes.
+def instance_of(facts: Facts, model: Systematic) -> Instance:
+    """The instance that the facts of a trace describe.
 
     Raises:
         InputError: an element, function or relation does not fit the design.
     """
     sorts = {s.name: s for s in model.system.sorts}
-    elements = {s: tuple(trace.facts.elements.get(n, ())) for n, s in sorts.items()}
+    elements = {s: tuple(facts.elements.get(n, ())) for n, s in sorts.items()}
 
     def number(sort: Sort, name: str) -> int:
         try:
@@ -175,24 +184,24 @@ def instance_of(trace: Trace, model: Model) -> Instance:
     functions = {}
     for fn in model.system.fns:
         table = {}
-        for row in trace.facts.functions.get(fn.name, []):
+        for row in facts.functions.get(fn.name, []):
             if len(row) != len(fn.sorts) + 1:
                 raise InputError(f"{fn.name} has a row of the wrong length", "facts.functions",
                                  "edited by hand", "write the trace anew")
             args = tuple(number(s, x) for s, x in zip(fn.sorts, row[:-1], strict=True))
             table[args] = number(fn.result, row[-1])
         functions[fn] = table
-    facts = {}
+    content = {}
     for rel in model.system.rels:
         if rel.kind is Kind.STATIC:
-            rows = trace.facts.relations.get(rel.name, [])
+            rows = facts.relations.get(rel.name, [])
             if any(len(r) != len(rel.sorts) for r in rows):
                 raise InputError(f"{rel.name} has a row of the wrong length", "facts.relations",
                                  "edited by hand", "write the trace anew")
-            facts[rel] = frozenset(
+            content[rel] = frozenset(
                 tuple(number(s, x) for s, x in zip(rel.sorts, r, strict=True)) for r in rows
             )
-    instance = Instance(elements, functions, facts)
+    instance = Instance(elements, functions, content)
     try:
         instance.check(model.system)
     except ValueError as error:
@@ -215,14 +224,16 @@ def model_of(trace: Trace) -> Model:
                          "edited by hand", "write the trace anew") from None
 
 
-def steps_of(trace: Trace, model: Model, instance: Instance) -> list[Step]:
+def steps_of(
+    steps: Iterable[TraceStep], model: Systematic, instance: Instance
+) -> list[Step]:
     """The steps as numbers.
 
     Raises:
         ReplayError: an action or argument that the system does not have.
     """
     found = []
-    for place, step in enumerate(trace.steps, 1):
+    for place, step in enumerate(steps, 1):
         try:
             act = model.system.action(step.action)
             args = tuple(
@@ -247,7 +258,7 @@ def end_of(prop: Property, model: Model, instance: Instance, state: State) -> Fa
 
 
 def differences(
-    model: Model, instance: Instance, before: State, after: State
+    model: Systematic, instance: Instance, before: State, after: State
 ) -> dict[str, Changed]:
     """What a step changed, by relation."""
     found = {}
@@ -268,10 +279,10 @@ def replayed(trace: Trace) -> str:
         InputError: the trace contradicts itself.
     """
     model = model_of(trace)
-    instance = instance_of(trace, model)
+    instance = instance_of(trace.facts, model)
     prop = find(trace.property)
     try:
-        steps = steps_of(trace, model, instance)
+        steps = steps_of(trace.steps, model, instance)
         states = replay(model.system, instance, steps)
     except ReplayError as error:
         return str(error)
