@@ -116,6 +116,12 @@ class Carrier:
         """Return the PASID entry of (*sid*, *pasid*): a cached one, or what *load* fetches."""
         raise NotImplementedError
 
+    def extended_pasid_entry(
+        self, load: Callable[..., Value], registers: Value, context: Value, sid: Word, pasid: Word
+    ) -> Value:
+        """Return the rev 2.x PASID entry of (*sid*, *pasid*): cached, or what *load* fetches."""
+        raise NotImplementedError
+
     def explore(self, walk: Callable[..., Value], *values: Value) -> Value:
         """Return one of the results that ``walk(self, *values)`` can have."""
         raise NotImplementedError

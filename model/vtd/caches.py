@@ -44,6 +44,21 @@ class Legal(NamedTuple):
     condition: str = ""
 
 
+class Way(NamedTuple):
+    """One way in which hardware may process a request.
+
+    Attributes:
+        legal: the outcome.
+        entries: (cache, entry) that it may keep afterwards.
+        cached: whether some lookup was answered by a cache.
+
+    """
+
+    legal: Legal
+    entries: tuple[tuple[str, Held], ...]
+    cached: bool
+
+
 @dataclass
 class Caches:
     """Every entry hardware may hold.
@@ -232,6 +247,26 @@ class CachingCarrier(IntCarrier):
         self.did, self.pgtt, self.number = words[1] & 0xFFFF, words[0] >> 6 & 7, pasid
         return words
 
+    @rule(
+        "vtd.caches.extended-pasid", "rev 2.x 6.2.2; drivers/iommu/intel-svm.c (4.4 to 4.20)",
+        "Extended mode has the PASID cache too: looked up by source id and PASID, tagged with the "
+        "DID of the context entry; a PASID's translations are tagged with it.",
+    )
+    def extended_pasid_entry(
+        self, load: Callable[..., Any], registers: Registers, context: Value, sid: int, pasid: int
+    ) -> Value:
+        """Return a cached rev 2.x PASID entry, or fetch it."""
+        nested = bool(context.q0 & 1 << 10)
+        options = sorted(
+            (h for h in self.caches.pasid if (h.tag.sid, h.tag.pasid) == (sid, pasid)), key=repr
+        )
+        entry = self._cached(
+            "pasid", options, lambda _: inv.PasidTag(sid, pasid, self.did),
+            inv.PasidTag(sid, pasid, 0), lambda: load(self, registers, context, pasid),
+        )
+        self.pgtt, self.number = (3 if nested else 1), pasid
+        return entry
+
     def _paging(self, first: bool, address: int) -> list[Held]:
         pasid = self.number if first else 0
         return sorted((
@@ -355,8 +390,20 @@ class Hardware:
 
     def outcomes(self, request: Request) -> set[Legal]:
         """Return every legal outcome of a concrete request now."""
-        legal = {_legal(outcome) for _, outcome in self._runs(request)}
-        return legal | {_of_iotlb(held, request, self.registers) for held in self._hits(request)}
+        return {way.legal for way in self.ways(request)}
+
+    def ways(self, request: Request) -> Iterator[Way]:
+        """Yield every way in which a concrete request may be processed now."""
+        for carrier, outcome in self._runs(request):
+            entries = (*carrier.filled, *self._results(carrier, outcome, request))
+            yield Way(_legal(outcome), entries, any(pick for pick, _ in carrier.trace))
+        for held in self._hits(request):
+            yield Way(_of_iotlb(held, request, self.registers), _answered(held, request), True)
+
+    def keep(self, entries: Iterable[tuple[str, Held]]) -> None:
+        """Put entries that a way offers into their caches."""
+        for cache, held in entries:
+            getattr(self.caches, cache).add(held)
 
     @rule(
         "vtd.caches.device-tlb", "VT-d 4.2, 6.3",
@@ -416,10 +463,8 @@ class Hardware:
         while True:
             before = self.caches.size()
             for request in self.watched:
-                for carrier, outcome in list(self._runs(request)):
-                    for cache, held in carrier.filled:
-                        getattr(self.caches, cache).add(held)
-                    self._fill_result(carrier, outcome, request)
+                for way in list(self.ways(request)):
+                    self.keep(way.entries)
             if self.caches.size() == before:
                 return
 
@@ -428,31 +473,50 @@ class Hardware:
         "A translation that succeeds may be cached under source id, PASID, address, DID and PGTT; "
         "with CM=1 also one that fails in the second stage.",
     )
-    def _fill_result(self, carrier: CachingCarrier, outcome: Outcome, q: Request) -> None:
+    def _results(
+        self, carrier: CachingCarrier, outcome: Outcome, q: Request
+    ) -> Iterator[tuple[str, Held]]:
         if outcome.interrupt or q.kind in (Kind.TRANSLATED, Kind.PAGE):
             return
         page = q.address & ~0xFFF
         if outcome.fault:
             if self.registers.cm and outcome.fault in _SECOND_FAULTS and carrier.pgtt != 1:
-                self._add_iotlb(carrier, q, page, (0, False, False), outcome.fault)
+                yield _for_iotlb(carrier, q, page, (0, False, False), outcome.fault)
+            return
+        if not (outcome.readable or outcome.writable):
             return
         value = (outcome.hpa & ~0xFFF, outcome.readable, outcome.writable)
         if q.kind is Kind.TRANSLATION:
-            if outcome.readable or outcome.writable:
-                tag = inv.DeviceTag(q.sid, q.with_pasid, q.pasid if q.with_pasid else 0, page)
-                self.caches.device.add(Held(tag, value))
-            # A reduced answer (NW=1) says nothing about the page's own rights.
-            if q.no_write:
-                return
-        if outcome.readable or outcome.writable:
-            self._add_iotlb(carrier, q, page, value, 0)
+            yield "device", Held(_device_tag(q), value)
+        # A reduced answer (NW=1) says nothing about the page's own rights.
+        if q.kind is not Kind.TRANSLATION or not q.no_write:
+            yield _for_iotlb(carrier, q, page, value, 0)
 
-    def _add_iotlb(
-        self, carrier: CachingCarrier, q: Request, page: int, value: tuple[int, bool, bool],
-        fault: int,
-    ) -> None:
-        tag = inv.IotlbTag(q.sid, q.with_pasid, carrier.number, carrier.did, carrier.pgtt, page)
-        self.caches.iotlb.add(Held(tag, (*value, q.with_pasid and q.privileged), fault))
+
+def _device_tag(q: Request) -> inv.DeviceTag:
+    return inv.DeviceTag(
+        q.sid, q.with_pasid, q.pasid if q.with_pasid else 0, q.address & ~0xFFF
+    )
+
+
+def _for_iotlb(
+    carrier: CachingCarrier, q: Request, page: int, value: tuple[int, bool, bool], fault: int
+) -> tuple[str, Held]:
+    tag = inv.IotlbTag(q.sid, q.with_pasid, carrier.number, carrier.did, carrier.pgtt, page)
+    return "iotlb", Held(tag, (*value, q.with_pasid and q.privileged), fault)
+
+
+@rule(
+    "vtd.caches.answer", "VT-d 4.1, 6.5.3.3",
+    "A translation request may be answered from the IOTLB, so a stale entry there refills the "
+    "device TLB.",
+)
+def _answered(held: Held, q: Request) -> tuple[tuple[str, Held], ...]:
+    """Return what a device keeps of an IOTLB entry that answers its translation request."""
+    frame, may_read, may_write, _ = held.value
+    if q.kind is not Kind.TRANSLATION or held.fault or not (may_read or may_write):
+        return ()
+    return (("device", Held(_device_tag(q), (frame, may_read, may_write and not q.no_write))),)
 
 
 def _others(script: tuple[int, ...], trace: list[tuple[int, int]]) -> Iterator[tuple[int, ...]]:

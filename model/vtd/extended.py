@@ -9,6 +9,7 @@ rights (SLEE) are not modelled: an execute request needs only the read right the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dmaproof.model.algebra import MASK64, Carrier, Cond, Word
@@ -148,9 +149,19 @@ def _with_pasid(c: Carrier, r: Registers, q: Request, context: Context) -> Landi
     return c.when(neste, _nested, r, q, context, otherwise=landing)
 
 
+def host_entry(c: Carrier, r: Registers, context: Context, pasid: Word) -> Word:
+    """Return the checked PASID-table entry of a table at a host-physical address."""
+    return _checked(c, (context.q2 & r.address) + (pasid << 3), r.beyond_haw)
+
+
+def nested_entry(c: Carrier, r: Registers, context: Context, pasid: Word) -> Word:
+    """Return the checked PASID-table entry of a table at a guest-physical address."""
+    address = (context.q2 & r.address) + (pasid << 3)
+    return _checked(c, locate_pasid_entry(c, r, context, address), 0)
+
+
 def _first(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
-    where = (context.q2 & r.address) + (q.pasid << 3)
-    first = _pasid_entry(c, r, q, context, where, r.beyond_haw)
+    first = _pasid_entry(c, r, q, context, host_entry)
     first_stage.check_canonical(c, r, 4, q.address)
     target, may_write, executable, bits = first_stage.walk(c, r, first, q.address)
     _check_execute(c, q, context, executable)
@@ -173,8 +184,7 @@ def locate_pasid_entry(c: Carrier, r: Registers, context: Context, address: Word
 
 
 def _nested(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
-    where = locate_pasid_entry(c, r, context, (context.q2 & r.address) + (q.pasid << 3))
-    first = _pasid_entry(c, r, q, context, where, 0)
+    first = _pasid_entry(c, r, q, context, nested_entry)
     first_stage.check_canonical(c, r, 4, q.address)
     codes, stage = second_stage.LEGACY, second_of(r, context)
     limit = second_stage.limit_bits(c, r, stage.levels)
@@ -192,12 +202,20 @@ def _nested(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
     "vtd.extended.pasid-entry", "rev 2.x 9.5",
     "PASID-table entry: 8 bytes; P, 2:1 and 10:5 reserved, SRE 11, FLPTPTR 63:12.",
 )
-def _pasid_entry(
-    c: Carrier, r: Registers, q: Request, context: Context, where: Word, beyond: int
-) -> First:
+def _checked(c: Carrier, where: Word, beyond: int) -> Word:
     entry = c.read(where, f.X_PT_ACCESS)
     c.fail((entry & 1) == 0, f.X_PT_PRESENT)
     c.fail((entry & (0x7E6 | beyond)) != 0, f.X_PT_RESERVED)
+    return entry
+
+
+def _pasid_entry(
+    c: Carrier, r: Registers, q: Request, context: Context, load: Callable[..., Word]
+) -> First:
+    if c.caching:
+        entry = c.extended_pasid_entry(load, r, context, q.sid, q.pasid)
+    else:
+        entry = load(c, r, context, q.pasid)
     c.fail(q.privileged & ((entry & 1 << 11) == 0), f.X_SRE)
     q1 = context.q1
     nxe, wpe, eafe = (q1 & 1 << 4) != 0, (q1 & 1 << 5) != 0, (q1 & 1 << 25) != 0

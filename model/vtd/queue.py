@@ -67,13 +67,13 @@ def encode(command: Command) -> tuple[int, int]:
 @rule(
     "vtd.queue.decode", "VT-d 6.5.2, 6.5.2.10",
     "An unknown type, a reserved bit, a granularity or address mask out of range, or a PASID "
-    "descriptor in a narrow queue is an error.",
+    "descriptor in a narrow queue is an error; in rev 2.x all descriptors are narrow.",
 )
 def decode(words: tuple[int, ...], registers: Registers) -> Command | None:
     """Return the command in a descriptor of 2 or 4 quadwords, or None if it is not valid."""
     low, high = words[0], words[1]
     kind = low & 0xF | (low >> 9 & 7) << 4
-    wide = len(words) == 4
+    wide = len(words) == 4 or registers.mode is Mode.EXTENDED
     if kind not in _USED or (kind in _PASID_TYPES and not wide) or any(words[2:]):
         return None
     if low & ~_USED[kind] or high & ~_USED_HIGH[kind]:

@@ -287,6 +287,21 @@ def test_device_tlb_outlives_iotlb_flush():
     assert hardware.device_outcomes(read(A)) == set()
 
 
+def test_stale_iotlb_refills_the_device_tlb():
+    """Device TLB flushed before the IOTLB: the device asks again and gets the old answer."""
+    builder, leaf, _ = legacy(tt=1)
+    ats = read(A, kind=Kind.TRANSLATION)
+    device = Command(Op.DEVICE_TLB, sid=SID, address=A)
+    hardware = unit(builder, read(A), ats, ecap=PT | DT)
+    hardware.write(leaf, 0)
+    hardware.invalidate(device)
+    assert hardware.device_outcomes(read(A)) == {OLD}
+    hardware.invalidate(domain())
+    assert hardware.device_outcomes(read(A)) == {OLD}, "the device TLB itself is inside"
+    hardware.invalidate(device)
+    assert hardware.device_outcomes(read(A)) == set()
+
+
 def test_torn_pasid_entry():
     """A present entry changed in two 16-byte writes: a mixture is a legal outcome."""
     builder, _, entry, _, _ = process()

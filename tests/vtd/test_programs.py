@@ -6,7 +6,7 @@ import pytest
 
 from dmaproof.model.vtd import entries, programs
 from dmaproof.model.vtd.caches import Hardware, Legal
-from dmaproof.model.vtd.invalidation import Op
+from dmaproof.model.vtd.invalidation import Command, Op
 from dmaproof.model.vtd.programs import Barrier, Flush, Write, perform, run
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind
@@ -30,6 +30,7 @@ from .vocabulary import (
 )
 
 LANDS = Legal(PAGE_AT)
+HOST_PAGE = 0x3000000
 
 
 def unit(builder, *watched, mode=0, ecap=PT):
@@ -122,6 +123,47 @@ def test_bind_guest_table():
     for _ in run(hardware, steps):
         assert hardware.outcomes(request) <= {LANDS, Legal(None, "X.PASIDE")}
     assert hardware.outcomes(request) == {LANDS}
+
+
+def host_table():
+    """Extended mode with the host's own PASID table, in use under PASID 5, and a guest's table."""
+    builder, _, second, table = extended_nested()
+    host, first = builder.frame(), builder.frame()
+    builder.first_stage(first, 4, V, HOST_PAGE, 7)
+    builder.put(host + 8 * 5, first | 1 << 11 | 1)
+    context = builder.extended(SID, second, 2, t=0, paside=1, pasid_table=host)
+    return builder, context, table, entries.extended_context(second, 2, 1)[0]
+
+
+def test_bind_guest_table_leaves_cached_host_entries():
+    """R1: the bind of 2018 flushes the context cache alone; a host PASID in use stays cached."""
+    builder, context, table, low = host_table()
+    request = tagged(5, V)
+    hardware = unit(builder, request, mode=2, ecap=EXTENDED)
+    assert hardware.outcomes(request) == {Legal(HOST_PAGE)}
+    perform(hardware, programs.bind_guest_table(context, low, SID, 1, table + G, 0))
+    assert Legal(HOST_PAGE) in hardware.outcomes(request)
+    hardware.invalidate(Command(Op.PASID_IOTLB_PASID, did=1, pasid=5))
+    stale = Legal(None, "SFS.6")  # the host's pointer, now read as a guest-physical one
+    assert hardware.outcomes(request) == {LANDS, stale}
+    hardware.invalidate(Command(Op.PASID_CACHE_PASID, did=1, pasid=6))
+    hardware.invalidate(Command(Op.PASID_CACHE_PASID, did=2, pasid=5))
+    assert hardware.outcomes(request) == {LANDS, stale}, "another PASID, another domain"
+    hardware.invalidate(Command(Op.PASID_CACHE_PASID, did=1, pasid=5))
+    hardware.invalidate(Command(Op.PASID_IOTLB_PASID, did=1, pasid=5))
+    assert hardware.outcomes(request) == {LANDS}
+
+
+def test_extended_iotlb_entries_carry_their_pasid():
+    builder, *_ = extended_nested()
+    hardware = unit(builder, tagged(5, V), mode=2, ecap=EXTENDED)
+    (held,) = hardware.caches.iotlb
+    assert (held.tag.tagged, held.tag.pasid, held.tag.pgtt) == (True, 5, 3)
+    hardware.watched = []
+    builder.image.words.clear()
+    hardware.caches.context.clear()
+    assert hardware.outcomes(tagged(5, V)) == {LANDS, Legal(None, "LRT.2")}
+    assert hardware.outcomes(tagged(6, V)) == {Legal(None, "LRT.2")}
 
 
 def test_unmap():

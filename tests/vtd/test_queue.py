@@ -11,7 +11,7 @@ from dmaproof.model.vtd.queue import Queue, decode, encode
 from dmaproof.model.vtd.registers import Registers
 
 from .test_caches import NEW, OLD, two_tables
-from .vocabulary import CAP_BASE, FULL, PT, SID, A, legacy, write
+from .vocabulary import CAP_BASE, EXTENDED, FULL, PT, SID, A, legacy, write
 
 MAMV = 18 << 48
 LEGACY = Registers(CAP_BASE | MAMV, PT, 0, haw=48)
@@ -49,6 +49,13 @@ def test_layout_and_back(command, words):
 ])
 def test_bad_descriptor(words):
     assert decode(words, SCALABLE) is None
+
+
+def test_pasid_descriptors_are_narrow_in_rev_2():
+    words = (0x5_0007_0017, 0)
+    extended = Registers(CAP_BASE | MAMV, EXTENDED, 2 << 10, haw=48)
+    assert decode(words, extended) == Command(Op.PASID_CACHE_PASID, did=7, pasid=5)
+    assert decode(words, LEGACY) is None
 
 
 def test_wait_separates_and_reports():
