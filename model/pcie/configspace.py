@@ -127,11 +127,23 @@ def decode(bdf: Bdf, space: ConfigSpace) -> Device:
         multifunction=bool(space.byte(0x0E) & 0x80) and space.word(0) != 0xFFFF,
         port_number=space.dword(pcie + 0x0C) >> 24 if pcie is not None else 0,
         unknown=_unknown(space, kind),
+        own_memory=header == 1 and _own_memory(space),
     )
     device = replace(device, aliases=quirks.quirk_aliases(device))
     if header and space.byte(0x19):
         device = replace(device, secondary=space.byte(0x19), subordinate=space.byte(0x1A))
     return _extended(device, space) if kind.is_pcie else device
+
+
+@rule(
+    "pci.bridge.own-memory",
+    "PCI-to-PCI Bridge Architecture 1.2, 3.2.5; PCIe Base 7.5.1.3",
+    "a bridge has two base address registers at 0x10 and a ROM register at 0x38 of its own",
+)
+def _own_memory(space: ConfigSpace) -> bool:
+    bars = (space.dword(offset) for offset in (0x10, 0x14))
+    # Bit 0 is set for I/O; the low bits of a ROM register are flags.
+    return any(bar and not bar & 1 for bar in bars) or space.dword(0x38) >> 11 != 0
 
 
 def _unknown(space: ConfigSpace, kind: PortKind) -> frozenset[Fact]:
@@ -211,7 +223,9 @@ def encode(device: Device) -> bytes:
     if device.header_type == 0:
         word(0x2C, device.subsystem >> 16)
         word(0x2E, device.subsystem)
-    elif device.secondary is not None:
+    if device.own_memory:
+        word(0x10, 0x0008)
+    if device.header_type and device.secondary is not None:
         data[0x18], data[0x19] = device.bdf.bus, device.secondary
         data[0x1A] = device.subordinate or 0
     if device.kind.is_pcie:

@@ -235,6 +235,7 @@ class Device:
         unknown: what the dump does not say; the fields concerned hold defaults.
         aliases: further requester ids the device uses for DMA by a quirk (same bus).
         physfn: the physical function a virtual function belongs to; `Machine` sets it.
+        own_memory: a bridge has a memory BAR or an expansion ROM of its own.
         real_dma: the device whose requester id the IOMMU sees instead (Intel VMD: everything in
             its segment sends as the VMD endpoint), None for most.
 
@@ -263,6 +264,7 @@ class Device:
     aliases: frozenset[Bdf] = frozenset()
     physfn: Bdf | None = None
     real_dma: Bdf | None = None
+    own_memory: bool = False
 
     @property
     def hidden(self) -> bool:

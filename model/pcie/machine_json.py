@@ -70,6 +70,7 @@ class _DeviceFile(BaseModel):
     unknown: list[Fact] = []
     aliases: list[str] = []
     real_dma: str | None = None
+    own_memory: Flag = False
 
 
 _SPECIAL = frozenset({"bdf", "kind", "acs", "sriov", "aliases", "hidden", "unknown", "real_dma"})

@@ -138,6 +138,7 @@ def devices(draw: st.DrawFn) -> Device:
         class_code=draw(st.integers(0, 0xFFFF)),
         subsystem=0 if bridge else draw(st.integers(0, 0xFFFFFFFF)),
         header_type=1 if bridge else 0,
+        own_memory=bridge and draw(st.booleans()),
         multifunction=draw(st.booleans()),
         acs=draw(st.one_of(st.none(), any_acs)) if kind.is_pcie else None,
         pasid=pasid,
