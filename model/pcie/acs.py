@@ -49,9 +49,8 @@ def acs_quirk(machine: Machine, device: Device) -> quirks.AcsQuirk | None:
     """Return the ACS quirk that applies to *device* in *machine*, None without one."""
     if device.vendor == 0:
         return None
-    listed = device.vendor in {quirks.ATI, quirks.AMD}
-    amd = listed and any(quirks.is_amd_iommu(other) for other in machine.devices)
-    return quirks.acs_quirk(device, on_root=machine.on_root(device), amd_iommu=amd)
+    amd_iommu = quirks.AMD in machine.iommu_vendors
+    return quirks.acs_quirk(device, on_root=machine.on_root(device), amd_iommu=amd_iommu)
 
 
 @rule(

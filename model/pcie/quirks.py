@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmaproof.model.pcie.device import ACS_BITS, IOMMU_CLASS, Bdf, Device, PortKind
+from dmaproof.model.pcie.device import ACS_BITS, Bdf, Device, PortKind
 from dmaproof.model.rules import rule
 
 INTEL, AMD, ATI = 0x8086, 0x1022, 0x1002
@@ -228,7 +228,3 @@ def quirk_aliases(device: Device) -> frozenset[Bdf]:
         found |= {Bdf(bdf.domain, bdf.bus, *where) for where in slots}
     return frozenset(found - {bdf})
 
-
-def is_amd_iommu(device: Device) -> bool:
-    """Whether *device* is the PCI function of an AMD IOMMU."""
-    return device.class_code == IOMMU_CLASS and device.vendor == AMD

@@ -83,6 +83,42 @@ def bits(ranges: Ranges) -> int:
     return sum((1 << last) - (1 << first) for first, last in ranges)
 
 
+def forest(count: int, joined: Iterable[tuple[int, Ranges]]) -> list[tuple[int, int]]:
+    """Return pairs that connect what is connected, without a pair too many.
+
+    Args:
+        count: the numbers are 0 .. *count* - 1.
+        joined: a number and the set that it is joined to, itself or not.
+
+    Returns:
+        For each pair (first, second), *second* is in a set that *first* is joined to.
+
+    """
+    parent = list(range(count))
+    run = list(range(1, count + 1))  # from each number on, all below this one are connected
+    found: list[tuple[int, int]] = []
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for place, others in joined:
+        for first, last in others:
+            stops = []
+            at = first
+            while at < last:
+                if root(at) != root(place):
+                    parent[root(at)] = root(place)
+                    found.append((place, at))
+                stops.append(at)
+                at = run[at]
+            for stop in stops:
+                run[stop] = max(run[stop], last)
+    return found
+
+
 class Reaching:
     """A directed graph whose edges lead from nodes to nodes or to ranges of numbers.
 

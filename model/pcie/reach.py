@@ -159,8 +159,9 @@ class Reach:
 
     def _lands(self, node: Bdf, targets: Ranges) -> bool:
         """Whether a request through *node* for one of *targets*, and so for all, lands there."""
-        target = next((self.nodes[t] for t in ranges.members(targets)
-                       if self.nodes[t] != node), None)
+        target = next(
+            (self.nodes[t] for t in ranges.members(targets) if self.nodes[t] != node), None
+        )
         if target is None:
             return False
         for rung in ADDRESS_ROUTER.rungs(self._machine, node, Tlp(node), target):
@@ -253,8 +254,9 @@ class Reach:
 
     @cached_property
     def _acting(self) -> list[Ranges]:
-        own = [ranges.union([ranges.single(place), poses])
-               for place, poses in enumerate(self._poses)]
+        own = [
+            ranges.union([ranges.single(place), poses]) for place, poses in enumerate(self._poses)
+        ]
         return self._graph.gather(own)
 
     def acts(self, place: int) -> Ranges:
@@ -289,29 +291,12 @@ class Reach:
 
         A spanning forest of the leak graph: one pair fewer than a component has members.
         """
-        parent = list(range(len(self.nodes)))
-        run = list(range(1, len(self.nodes) + 1))  # from each number on, all up to here are joined
-        found: list[Pair] = []
-
-        def root(place: int) -> int:
-            while parent[place] != place:
-                parent[place] = parent[parent[place]]
-                place = parent[place]
-            return place
-
-        for place, node in enumerate(self.nodes):
-            for first, last in (*self._above(node), *self._poses[place]):
-                stops = []
-                at = first
-                while at < last:
-                    if root(at) != root(place):
-                        parent[root(at)] = root(place)
-                        found.append((node, self.nodes[at]))
-                    stops.append(at)
-                    at = run[at]
-                for stop in stops:
-                    run[stop] = max(run[stop], last)
-        return tuple(found)
+        joined = (
+            (place, ranges.union([self._above(node), self._poses[place]]))
+            for place, node in enumerate(self.nodes)
+        )
+        forest = ranges.forest(len(self.nodes), joined)
+        return tuple((self.nodes[first], self.nodes[second]) for first, second in forest)
 
     def components(self) -> list[tuple[Bdf, ...]]:
         """Return the sets of requesters that leak channels connect, each in address order."""

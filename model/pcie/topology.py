@@ -223,6 +223,11 @@ class Machine:
         return tuple(device for device in self.devices if device.is_requester)
 
     @cached_property
+    def iommu_vendors(self) -> frozenset[int]:
+        """Vendors of the PCI functions that say they are IOMMUs (AMD has one, Intel none)."""
+        return frozenset(d.vendor for d in self.devices if d.class_code == IOMMU_CLASS)
+
+    @cached_property
     def ports(self) -> tuple[Device, ...]:
         """Ports and bridges, in address order."""
         return tuple(device for device in self.devices if device.is_bridge)
