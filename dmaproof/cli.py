@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "check": "Prove or refute isolation for designs on machines.",
     "groups": "IOMMU groups of machines, and why.",
     "reach": "Why one function acts as another, and what would cut it.",
+    "translate": "Outcomes of requests on recorded or made-up table images.",
     "trace": "Show or replay a refutation.",
     "certify": "Re-check the certificate of a proof with cvc5.",
     "design": "List, show and validate bind designs.",

@@ -1,4 +1,4 @@
-"""Reads translation vectors (JSON lines, plain or gzip) and computes their outcomes.
+"""Translation vectors (JSON lines): what they mean, and their outcomes.
 
 One object a line:
 
@@ -7,39 +7,50 @@ One object a line:
   bytes (64 MiB), beyond which tables are not accessible;
 * ``req``: ``sid``, ``addr``, ``write``, ``pasid`` (null: request without PASID); optional ``kind``
   (``untranslated``, ``translation``, ``translated``), ``size`` in bytes (4), and the flags
-  ``atomic``, ``execute``, ``privileged``, ``no_write``;
-* ``mode`` and ``out`` are not read: they say what was recorded elsewhere.
+  ``atomic``, ``execute``, ``privileged``, ``no_write``, ``zero_length``;
+* ``mode`` and ``out`` are not read: they say what was recorded elsewhere. Other keys are notes,
+  unless they look like one of these misspelt.
 
-Numbers are JSON integers or strings in any base Python reads (``"0x1000"``).
+Numbers are JSON integers or strings in any base Python reads (``"0x1000"``). `vector_lines` reads
+the lines from a file.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from difflib import get_close_matches
+from reprlib import repr as short
 from typing import Any, Final
 
 from dmaproof.model.algebra import FlatPages, Image
 from dmaproof.model.errors import InputError
-from dmaproof.model.vtd import faults
+from dmaproof.model.vtd import loops
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind, Request
-from dmaproof.model.vtd.translate import translate
+from dmaproof.model.vtd.translate import Outcome, translate
+from dmaproof.model.vtd.vector_lines import read_lines, read_stream
+
+__all__ = [
+    "Result", "Vector", "describe", "encode", "number", "outcomes", "parse", "read_lines",
+    "read_stream",
+]
 
 DEFAULT_RAM: Final = 64 << 20
 _BULK: Final = 32  # requests on one image from which lanes are faster than one at a time
-_CHUNK: Final = 4096
+_CHUNK: Final = 4096  # lines, or
+_CHUNK_SIZE: Final = 1 << 24  # characters, that are read before the first outcome is given
 _KINDS: Final = {
     "untranslated": Kind.UNTRANSLATED, "translation": Kind.TRANSLATION,
     "translated": Kind.TRANSLATED,
 }
-_FLAGS: Final = ("atomic", "execute", "privileged", "no_write")
+_FLAGS: Final = ("atomic", "execute", "privileged", "no_write", "zero_length")
+_REQUIRED: Final = ("cap", "ecap", "rtaddr", "mem", "req")
+_KEYS: Final = (*_REQUIRED, "version", "haw", "ram", "mode", "out")
+_REQUEST_REQUIRED: Final = ("sid", "addr", "write", "pasid")
+_REQUEST_KEYS: Final = (*_REQUEST_REQUIRED, "kind", "size", *_FLAGS)
 
 
 @dataclass(slots=True)
@@ -68,44 +79,14 @@ class Result:
 
     Attributes:
         line: number in the file, from 1.
-        outcome: ``{"hpa": N}``, ``{"interrupt": true}``, or ``{"fault": code, "condition": name,
-            "recorded": bool, "rule": name}`` (code null where no published table gives it).
-        error: what is wrong with the line.
+        outcome: as `describe` gives it.
+        error: what is wrong with the line; with an outcome: what is odd about it.
 
     """
 
     line: int
     outcome: dict[str, Any] | None
     error: InputError | None = None
-
-
-def read_lines(path: Path) -> Iterator[str | InputError]:
-    """Yield the lines of a file; an unreadable file ends with one error, after its good lines."""
-    try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        if zipped:
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                yield from lines
-        else:
-            with path.open(encoding="utf-8") as lines:
-                yield from lines
-    except UnicodeDecodeError:
-        yield InputError(
-            "the file is not UTF-8 text", where=str(path),
-            cause="a binary file, or a compressed one of another kind than gzip",
-            remedy="give JSON lines, plain or gzip",
-        )
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        yield InputError(
-            "the gzip stream is damaged", where=str(path), cause="a truncated or garbled copy",
-            remedy="check it with: gzip -t",
-        )
-    except OSError as error:
-        yield InputError(
-            f"cannot read the file: {error.strerror or error}", where=str(path),
-            remedy="check the path and its permissions",
-        )
 
 
 def number(value: object, key: str, bits: int = 64) -> int:
@@ -121,43 +102,55 @@ def number(value: object, key: str, bits: int = 64) -> int:
         found = int(value, 0) if isinstance(value, str) else value
     except ValueError:
         raise InputError(
-            f"{key} is not a number: {value!r}", where=key,
+            f"{key} is not a number: {short(value)}", where=key,
             remedy='give an integer or a string such as "0x1000"',
         ) from None
     if not 0 <= found < 1 << bits:
         raise InputError(
-            f"{key} does not fit {bits} bits: {value!r}", where=key,
+            f"{key} does not fit {bits} bits: {short(value)}", where=key,
             cause="a negative number" if found < 0 else "a number that is too large",
             remedy=f"give 0 to {(1 << bits) - 1:#x}",
         )
     return found
 
 
-def _part(value: Mapping[str, Any], key: str, kind: type) -> Any:  # noqa: ANN401
-    if key not in value:
-        raise InputError(
-            f"{key} is missing", where=key, cause="a line in another format, or cut off",
-            remedy="see the keys a vector needs: cap, ecap, rtaddr, mem, req",
-        )
+def _part(value: Mapping[str, Any], key: str, kind: type, inside: str = "") -> Any:  # noqa: ANN401
+    wanted = "a JSON object" if kind is dict else "true or false"
     if not isinstance(value[key], kind):
         raise InputError(
-            f"{key} is {type(value[key]).__name__}, not {kind.__name__}", where=key,
-            remedy=f"give {key} as a JSON {'object' if kind is dict else 'boolean'}",
+            f"{inside}{key} is {short(value[key])}", where=inside + key,
+            cause="a value of another type", remedy=f"give {key} as {wanted}",
         )
     return value[key]
 
 
-def _request(fields: Mapping[str, Any]) -> Request:
-    for key in ("sid", "addr", "pasid"):
-        if key not in fields:
+def _check_keys(
+    value: Mapping[str, Any], required: tuple[str, ...], known: tuple[str, ...], inside: str = ""
+) -> None:
+    """Raise if a key is missing, unknown in a request, or a known one misspelt."""
+    missing = [key for key in required if key not in value]
+    for key in value.keys() - set(known):
+        near = get_close_matches(key, known, 1, 0.75)
+        if inside or (near and near[0] not in value):
             raise InputError(
-                f"req.{key} is missing", where=f"req.{key}",
-                remedy="give sid, addr, write and pasid (null without PASID)",
+                f"no key is called {inside}{short(key)}", where=inside + key[:40],
+                cause=f"a misspelt {near[0]}" if near else "a key of another format",
+                remedy=f"known keys: {', '.join(known)}",
             )
-    kind = fields.get("kind", "untranslated")
-    if kind not in _KINDS:
+    if missing:
         raise InputError(
-            f"req.kind is {kind!r}", where="req.kind",
+            f"{inside}{missing[0]} is missing", where=inside + missing[0],
+            cause="a line in another format, or cut off",
+            remedy=f"give all of {', '.join(required)}",
+        )
+
+
+def _request(fields: Mapping[str, Any]) -> Request:
+    _check_keys(fields, _REQUEST_REQUIRED, _REQUEST_KEYS, "req.")
+    kind = fields.get("kind", "untranslated")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise InputError(
+            f"req.kind is {short(kind)}", where="req.kind",
             remedy=f"give one of {', '.join(_KINDS)}",
         )
     pasid = fields["pasid"]
@@ -168,9 +161,9 @@ def _request(fields: Mapping[str, Any]) -> Request:
             f"an access of {size} bytes at {address:#x} is empty or leaves its page",
             where="req.size", remedy="split it: a device sends one packet a page",
         )
-    flags = {key: _part(fields, key, bool) for key in _FLAGS if key in fields}
+    flags = {key: _part(fields, key, bool, "req.") for key in _FLAGS if key in fields}
     return Request(
-        number(fields["sid"], "req.sid", 16), address, _part(fields, "write", bool),
+        number(fields["sid"], "req.sid", 16), address, _part(fields, "write", bool, "req."),
         0 if pasid is None else number(pasid, "req.pasid", 20), pasid is not None, _KINDS[kind],
         dword=size == 4, **flags,
     )
@@ -180,15 +173,52 @@ def _image(memory: Mapping[str, Any], ram: int) -> Image:
     words = {}
     for key, value in memory.items():
         address = number(key, "mem address")
+        if address in words:
+            raise InputError(
+                f"mem has the quadword at {address:#x} twice", where=f"mem[{short(key)}]",
+                cause="one address written in two ways", remedy="leave one of them out",
+            )
         if address % 8 or address >= ram:
             raise InputError(
-                f"mem has a quadword at {address:#x}", where="mem",
+                f"mem has a quadword at {address:#x}", where=f"mem[{short(key)}]",
                 cause="an address that is not 8-aligned" if address % 8
                 else f"memory ends at {ram:#x}",
                 remedy="align it" if address % 8 else "give the size of the memory as key ram",
             )
         words[address] = number(value, f"mem[{address:#x}]")
     return Image(words, ram)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InputError(
+            f"the key {short(twice)} stands twice in one object", where=twice[:40],
+            cause="two lines run together, or one edited by hand", remedy="leave one of them out",
+        )
+    return value
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        what = "a number with thousands of digits"
+        if isinstance(error, json.JSONDecodeError):
+            what = f"{error.msg} at column {error.colno}"
+        elif isinstance(error, RecursionError):
+            what = "nested too deeply"
+        raise InputError(
+            f"not JSON: {what}",
+            cause="a cut-off line, or a file in another format", remedy="give one object a line",
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(
+            "not a JSON object", cause="a file in another format", remedy="give one object a line"
+        )
+    return value
 
 
 def parse(text: str, line: int, shared: dict[str, tuple[Registers, Image]]) -> Vector:
@@ -199,16 +229,8 @@ def parse(text: str, line: int, shared: dict[str, tuple[Registers, Image]]) -> V
 
     """
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        what = getattr(error, "msg", "nested too deeply")
-        raise InputError(
-            f"not JSON: {what}", where=f"line {line}",
-            cause="a cut-off line, or a file in another format", remedy="give one object a line",
-        ) from None
-    try:
-        if not isinstance(value, dict):
-            raise InputError("not a JSON object", remedy="give one object a line")
+        value = _object(text)
+        _check_keys(value, _REQUIRED, _KEYS)
         memory = _part(value, "mem", dict)
         fields = _part(value, "req", dict)
         names = ("cap", "ecap", "rtaddr", "version", "haw", "ram")
@@ -222,16 +244,51 @@ def parse(text: str, line: int, shared: dict[str, tuple[Registers, Image]]) -> V
 
 
 def _machine(value: Mapping[str, Any], memory: Mapping[str, Any]) -> tuple[Registers, Image]:
-    for key in ("cap", "ecap", "rtaddr"):
-        if key not in value:
-            raise InputError(f"{key} is missing", where=key, remedy="give the register as read")
-    ram = number(value.get("ram", DEFAULT_RAM), "ram", 52)
+    ram = number(value.get("ram", DEFAULT_RAM), "ram", 53)
+    if not ram or ram % 4096:
+        raise InputError(
+            f"a memory of {ram:#x} bytes", where="ram", cause="no whole number of pages",
+            remedy="give a multiple of 4096",
+        )
     registers = Registers(
         number(value["cap"], "cap"), number(value["ecap"], "ecap"),
         number(value["rtaddr"], "rtaddr"), version=number(value.get("version", 0x10), "version", 8),
         haw=number(value["haw"], "haw", 8) if "haw" in value else None,
     )
     return registers, _image(memory, ram)
+
+
+def encode(image: Image, registers: Registers, request: Request) -> dict[str, Any]:
+    """Return the vector of a concrete request as a JSON object, the reverse of `parse`."""
+    names = {kind: name for name, kind in _KINDS.items()}
+    fields: dict[str, Any] = {
+        "sid": hex(request.sid), "pasid": hex(request.pasid) if request.with_pasid else None,
+        "addr": hex(request.address), "write": bool(request.write),
+    }
+    if request.kind is not Kind.UNTRANSLATED:
+        fields["kind"] = names[request.kind]
+    if not request.dword:
+        fields["size"] = 1
+    fields |= {key: True for key in _FLAGS if getattr(request, key)}
+    return {
+        "cap": hex(registers.cap), "ecap": hex(registers.ecap), "rtaddr": hex(registers.rtaddr),
+        "version": registers.version, "haw": registers.haw, "ram": hex(image.ram),
+        "mem": {hex(address): hex(word) for address, word in sorted(image.words.items()) if word},
+        "req": fields,
+    }
+
+
+def _chunks(lines: Iterable[str | InputError]) -> Iterator[list[tuple[int, str | InputError]]]:
+    chunk: list[tuple[int, str | InputError]] = []
+    size = 0
+    for line, text in enumerate(lines, 1):
+        chunk.append((line, text))
+        size += len(text) if isinstance(text, str) else 0
+        if len(chunk) == _CHUNK or size > _CHUNK_SIZE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def outcomes(lines: Iterable[str | InputError]) -> Iterator[Result]:
@@ -241,8 +298,7 @@ def outcomes(lines: Iterable[str | InputError]) -> Iterator[Result]:
         lines: text of the lines, or errors of the reader, which are passed on (`read_lines`).
 
     """
-    numbered = enumerate(lines, 1)
-    while chunk := list(islice(numbered, _CHUNK)):
+    for chunk in _chunks(lines):
         results: dict[int, Result] = {}
         groups: dict[tuple[str, Kind], list[Vector]] = defaultdict(list)
         shared: dict[str, tuple[Registers, Image]] = {}
@@ -257,15 +313,33 @@ def outcomes(lines: Iterable[str | InputError]) -> Iterator[Result]:
                 else:
                     groups[vector.key, vector.request.kind].append(vector)
         for group in groups.values():
+            first = group[0]
             run = _bulk if len(group) >= _BULK else _single
-            results.update((result.line, result) for result in run(group))
+            found = {result.line: result for result in run(group)}
+            if loops.possible(first.image, first.registers):
+                for vector in group:
+                    found[vector.line].error = _looping(vector)
+            results.update(found)
         yield from (results[line] for line, _ in chunk if line in results)
+
+
+def _looping(vector: Vector) -> InputError | None:
+    loop = loops.find(vector.image, vector.registers, vector.request)
+    if not loop:
+        return None
+    return InputError(
+        f"the tables loop: {loop}", where=f"line {vector.line}, mem",
+        cause="an entry that points back to its own table or one above it",
+        remedy="mend the entry; the outcome given is that of hardware, which takes one step a level"
+        " wherever entries point",
+    )
 
 
 def _single(group: list[Vector]) -> Iterator[Result]:
     for vector in group:
-        o = translate(vector.image, vector.registers, vector.request)
-        yield Result(vector.line, describe(o.fault, o.hpa, o.interrupt, o.recorded))
+        yield Result(
+            vector.line, describe(translate(vector.image, vector.registers, vector.request))
+        )
 
 
 def _bulk(group: list[Vector]) -> Iterator[Result]:
@@ -280,18 +354,34 @@ def _bulk(group: list[Vector]) -> Iterator[Result]:
         columns[name] = np.array([getattr(v.request, name) for v in group], dtype=bool)
     request = Request(kind=first.request.kind, **columns)
     o = translate(FlatPages(first.image, len(group)), first.registers, request)
-    parts = [np.broadcast_to(v, len(group)) for v in (o.fault, o.hpa, o.interrupt, o.recorded)]
-    for i, vector in enumerate(group):
-        fault, hpa, interrupt, recorded = (part[i].item() for part in parts)
-        yield Result(vector.line, describe(fault, hpa, interrupt, recorded))
+    words = (o.fault, o.hpa, o.readable, o.writable, o.bits, o.interrupt, o.recorded)
+    lanes = [np.broadcast_to(v, len(group)).tolist() for v in words]
+    for vector, (fault, hpa, r, w, bits, interrupt, recorded) in zip(
+        group, zip(*lanes, strict=True), strict=True
+    ):
+        one = Outcome(fault, hpa, r, w, bits, interrupt, recorded, [], o.kind, o.mode)
+        yield Result(vector.line, describe(one))
 
 
-def describe(fault: int, hpa: int, interrupt: bool, recorded: bool) -> dict[str, Any]:
-    """Return the outcome of a concrete request as a JSON object."""
-    if fault:
-        row = faults.condition(fault)
-        return {
-            "fault": row.code or None, "condition": row.name, "recorded": recorded,
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """Return a concrete outcome as a JSON object.
+
+    ``{"hpa": N}``; of a translation request also ``"read"`` and ``"write"``, the rights it is told
+    (hpa null if there are none); ``{"interrupt": true}``; or ``{"fault": code, "condition": name,
+    "recorded": bool, "rule": name}``, where of the withdrawn extended mode some codes could not be
+    confirmed: they are null and come with ``"unconfirmed": true``.
+    """
+    row = outcome.condition
+    if row:
+        code = None if outcome.unconfirmed else row.code or None
+        found = {
+            "fault": code, "condition": row.name, "recorded": bool(outcome.recorded),
             "rule": row.rule,
         }
-    return {"interrupt": True} if interrupt else {"hpa": hpa}
+        return found | {"unconfirmed": True} if outcome.unconfirmed else found
+    if outcome.interrupt:
+        return {"interrupt": True}
+    if outcome.kind is not Kind.TRANSLATION:
+        return {"hpa": outcome.hpa}
+    told = {"read": bool(outcome.readable), "write": bool(outcome.writable)}
+    return {"hpa": outcome.hpa if any(told.values()) else None, **told}

@@ -36,7 +36,7 @@ BAD = {
     "narrow unit": (good(cap="0x0"), "host address width of 1 bits"),
     "address too wide": (good(req={"addr": "0x1" + "0" * 16}), "does not fit 64 bits"),
     "negative address": (good(req={"addr": -1}), "does not fit 64 bits"),
-    "negative memory size": (good(ram=-4096), "does not fit 52 bits"),
+    "negative memory size": (good(ram=-4096), "does not fit 53 bits"),
     "negative size": (good(req={"size": -4}), "does not fit 13 bits"),
     "zero size": (good(req={"size": 0}), "empty or leaves its page"),
     "crosses its page": (good(req={"addr": A + 0xFFE}), "leaves its page"),
@@ -49,7 +49,7 @@ BAD = {
     "not json": ("{", "not JSON"),
     "deep json": ("[" * 100000, "not JSON"),
     "not an object": ("[1]", "not a JSON object"),
-    "write is no boolean": (good(req={"write": "yes"}), "write is str"),
+    "write is no boolean": (good(req={"write": "yes"}), "req.write is 'yes'"),
     "kind": (good(req={"kind": "odd"}), "req.kind"),
     "host permission table": (good(ecap=hex(1 << 55)), "host permission table"),
 }
