@@ -32,6 +32,7 @@ from dmaproof.model.logic.sets import (
     replay,
 )
 from dmaproof.model.logic.terms import Kind
+from dmaproof.model.pcie.channels import Channel
 from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Property, PropertyKind
@@ -280,9 +281,10 @@ def _path(objects: dict[str, str], case: Case, chain: Chain) -> list[Hop]:
     source, last = objects.get("f1", ""), owner
     if source not in names or last not in names or source == last:
         return []
-    edges = case.fabric.witness(names[source], names[last], case.assumptions.fabric())
-    if not edges and case.p2p.has_edge(names[source], names[last]):
-        edges = [case.p2p.edges[names[source], names[last]]["edge"]]
+    ends, assume = (names[source], names[last]), case.assumptions.fabric()
+    edges = case.fabric.witness(*ends, assume)
+    if not edges and case.p2p(*ends):
+        edges = [case.fabric.edge(*ends, assume, frozenset({Channel.PEER_TO_PEER}))]
     return [
         Hop(
             channel=e.channel.value, source=case.name(e.source),

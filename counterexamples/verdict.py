@@ -136,8 +136,9 @@ class Judge:
         if self._machine is not machine:
             self._machine, self._cases = machine, {}
         if wanted not in self._cases:
+            known = next(iter(self._cases.values()), None)
             self._cases[wanted] = Case(
-                machine, self.grouping, wanted, ats=self.design.fabric.ats
+                machine, self.grouping, wanted, ats=self.design.fabric.ats, like=known
             )
         return self._cases[wanted]
 

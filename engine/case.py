@@ -1,22 +1,22 @@
 """A machine under assumptions, as facts of the rule layer.
 
-The fabric's edges come from networkx; premises are asked of the one or two functions that an edge
-joins, because every premise speaks of pairs. So a machine with thousands of functions costs no more
-than its kinds of pairs.
+The fabric says who reaches whom (`model.pcie.reach`); premises are asked of the one or two
+functions that an edge joins, because every premise speaks of pairs. So a machine with thousands of
+functions costs no more than its kinds of pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import networkx as nx
-
 from dmaproof.engine.assumptions import Assumptions
+from dmaproof.engine.pairs import joined_pairs
 from dmaproof.engine.premises import premise_formula
 from dmaproof.engine.worlds import World
 from dmaproof.model.logic.sets import holds
+from dmaproof.model.pcie import ranges
 from dmaproof.model.pcie.acs import pasid_path_ok
 from dmaproof.model.pcie.channels import Edge, Fabric
 from dmaproof.model.pcie.device import Bdf, Device
@@ -45,38 +45,42 @@ class Case:
     """One machine, one grouping, one set of assumptions, for designs with or without ATS."""
 
     def __init__(
-        self, machine: Machine, grouping: str, assumptions: Assumptions, *, ats: bool
+        self, machine: Machine, grouping: str, assumptions: Assumptions, *, ats: bool,
+        like: Case | None = None,
     ) -> None:
+        """Take a machine under assumptions.
+
+        Args:
+            machine: the topology.
+            grouping: the algorithm that makes its groups.
+            assumptions: a value for each.
+            ats: the design switches ATS on.
+            like: a case of the same machine and grouping, whose fabric is used again.
+        """
         self.machine = machine
         self.grouping = grouping
         self.assumptions = assumptions
         self.ats = ats
-        self.fabric = Fabric(machine)
+        self.fabric = like.fabric if like else Fabric(machine)
+        self.reach = self.fabric.reach(assumptions.fabric())
+        self._like = like
         self._broken: dict[tuple[Premise, str, bool], Pair | None] = {}
 
-    @cached_property
-    def acts(self) -> nx.DiGraph:
+    def acts(self, function: Bdf, other: Bdf) -> bool:
         """acts(f, h), reflexive."""
-        return self.fabric.acts(self.assumptions.fabric())
+        number = self.reach.number
+        return ranges.contains(self.reach.acts(number[function]), number[other])
 
-    @cached_property
-    def p2p(self) -> nx.DiGraph:
+    def p2p(self, function: Bdf, other: Bdf) -> bool:
         """p2p(f, g)."""
-        return self.fabric.p2p(self.assumptions.fabric())
-
-    @cached_property
-    def influence(self) -> nx.DiGraph:
-        """The deputies of each function, itself included."""
-        return self.fabric.influence(self.assumptions.fabric())
-
-    @cached_property
-    def identity(self) -> nx.DiGraph:
-        """Whose requester id a function's requests can carry, by spoofing or as an alias."""
-        return self.fabric.identity(self.assumptions.fabric())
+        number = self.reach.number
+        return ranges.contains(self.reach.peers(number[function]), number[other])
 
     @cached_property
     def groups(self) -> list[Group]:
         """The groups, by the chosen algorithm."""
+        if self._like is not None and self.grouping != "components":
+            return self._like.groups  # no assumption matters to the kernel
         return groups(self.machine, self.grouping, self.assumptions.fabric())
 
     @cached_property
@@ -111,8 +115,7 @@ class Case:
     def mates(self, function: Bdf) -> list[Bdf]:
         """The functions of a function's group, itself included."""
         members = self._mates[self.group_of[function]]
-        known = {d.bdf for d in self.functions}
-        return [m for m in members if m in known]
+        return [m for m in members if m in self.reach.number]
 
     # -- worlds -----------------------------------------------------------------------------
 
@@ -123,15 +126,14 @@ class Case:
         names = {f: self.name(f) for f in functions}
         groups = {self.group_of[f] for f in functions}
         devices = {f: self.machine.device(f) for f in functions}
-        pairs = [(f, h) for f in functions for h in functions if f != h]
+        reach = self.reach
         return World(
             functions=tuple(names[f] for f in functions),
             groups={names[f]: self.group_name(self.group_of[f]) for f in functions},
-            influence=frozenset(
-                (names[f], names[h]) for f, h in pairs if self.influence.has_edge(f, h)
-            ),
-            emits=frozenset((names[f], names[h]) for f, h in pairs if self._poses(f, h)),
-            p2p=frozenset((names[f], names[h]) for f, h in pairs if self.p2p.has_edge(f, h)),
+            influence=self._among(names, reach.influences),
+            # A requester id of h can be on the requests of f, aliases included.
+            emits=self._among(names, reach.poses),
+            p2p=self._among(names, reach.peers),
             ported=frozenset(
                 self.group_name(g) for g in groups if self._crowd(g) - inside
             ),
@@ -141,16 +143,25 @@ class Case:
             absent=frozenset(names[f] for f in absent),
         )
 
+    def _among(
+        self, names: dict[Bdf, str], reached: Callable[[int], ranges.Ranges]
+    ) -> frozenset[tuple[str, str]]:
+        """The pairs of a relation among some functions, by name."""
+        nodes, number = self.reach.nodes, self.reach.number
+        chosen = ranges.of(number[f] for f in names)
+        return frozenset(
+            (names[f], names[nodes[h]])
+            for f in names
+            for h in ranges.members(ranges.common(reached(number[f]), chosen))
+            if nodes[h] != f
+        )
+
     def _crowd(self, group: int) -> frozenset[Bdf]:
         """Members that make a group large whatever a run does: with hot-add, functions do not."""
         members = frozenset(self._mates[group])
         if self.assumptions.effective("static_fabric"):
             return members
         return members - {d.bdf for d in self.functions}
-
-    def _poses(self, function: Bdf, other: Bdf) -> bool:
-        """A requester id of `other` can be on the requests of `function`, aliases included."""
-        return bool(self.identity.has_edge(function, other))
 
     def raw(self, function: Bdf) -> bool:
         """Whether a function may send translated requests with addresses of its choice (L5)."""
@@ -167,7 +178,7 @@ class Case:
         group_names = {g: f"g{i}" for i, g in enumerate(dict.fromkeys(world.groups.values()))}
         acting = {
             (rename[self.name(f)], rename[self.name(h)])
-            for f in chosen for h in chosen if f != h and self.acts.has_edge(f, h)
+            for f in chosen for h in chosen if f != h and self.acts(f, h)
         }
         return World(
             functions=tuple(rename.values()),
@@ -180,17 +191,21 @@ class Case:
             raw=frozenset(rename[f] for f in world.raw),
         )
 
-    def _kind(self, device: Device) -> tuple[object, ...]:
-        """All that a premise can ask of one function, its edges and its group's number apart."""
-        group = self.group_of[device.bdf]
-        return (device.pasid is None, self._path_ok[device.bdf], self._raw(device),
-                min(len(self._mates[group]), 3), bool(self._crowd(group)))
+    @cached_property
+    def _kind(self) -> dict[Bdf, tuple[object, ...]]:
+        """All that a premise can ask of each function, its edges and its group's number apart."""
+        large = {g: (min(len(self._mates[g]), 3), bool(self._crowd(g))) for g in self._mates}
+        return {
+            d.bdf: (d.pasid is None, self._path_ok[d.bdf], self._raw(d),
+                    *large[self.group_of[d.bdf]])
+            for d in self.functions
+        }
 
     def _kinds(self) -> Iterator[tuple[Bdf, ...]]:
         """One function of each kind, and one more of another group where there is one."""
         kinds: dict[tuple[object, ...], list[Bdf]] = {}
         for device in self.functions:
-            kinds.setdefault(self._kind(device), []).append(device.bdf)
+            kinds.setdefault(self._kind[device.bdf], []).append(device.bdf)
         for alike in kinds.values():
             first = alike[0]
             elsewhere = [f for f in alike if self.group_of[f] != self.group_of[first]]
@@ -201,7 +216,7 @@ class Case:
         chosen: dict[int, dict[tuple[object, ...], list[Bdf]]] = {}
         for device in self.functions:
             alike = chosen.setdefault(self.group_of[device.bdf], {})
-            alike.setdefault(self._kind(device), []).append(device.bdf)
+            alike.setdefault(self._kind[device.bdf], []).append(device.bdf)
         for alike in chosen.values():
             yield [f for some in alike.values() for f in some[:2]]
 
@@ -209,26 +224,27 @@ class Case:
     def pairs(self) -> dict[World, Pair]:
         """Every kind of function and pair, with the first example: edges first, then the rest."""
         found: dict[World, Pair] = {}
-
-        def note(f: Bdf, h: Bdf) -> None:
-            found.setdefault(self.pair_world(f, h), (f,) if f == h else (f, h))
-
-        for f, h in sorted({*self.acts.edges, *self.p2p.edges}):
-            if f != h:
-                note(f, h)
-        samples = [f for kind in self._kinds() for f in kind]
-        for f in samples:
-            for h in samples:
-                if f != h:
-                    note(f, h)
-        for near in self._neighbours():
-            for f in near:
-                for h in near:
-                    if f != h:
-                        note(f, h)
-        for f in samples:
-            note(f, f)
+        seen: set[tuple[object, ...]] = set()
+        for f, h in self._examples():
+            key = (self._kind[f], self._kind[h], self.group_of[f] == self.group_of[h], f == h,
+                   *(ask(*pair) for ask in (self.acts, self.p2p) for pair in ((f, h), (h, f))))
+            if key not in seen:
+                seen.add(key)
+                found.setdefault(self.pair_world(f, h), (f,) if f == h else (f, h))
         return found
+
+    def _examples(self) -> Iterator[tuple[Bdf, Bdf]]:
+        """Pairs of functions, so that every kind of pair is there; (f, f) is f alone."""
+        nodes = self.reach.nodes
+        joined = joined_pairs(
+            [self._kind[f] for f in nodes], [self.group_of[f] for f in nodes],
+            self.reach.acts, self.reach.peers,
+        )
+        yield from ((nodes[f], nodes[h]) for f, h in joined)
+        samples = [f for kind in self._kinds() for f in kind]
+        for near in (samples, *self._neighbours()):
+            yield from ((f, h) for f in near for h in near if f != h)
+        yield from ((f, f) for f in samples)
 
     def breaks(self, premise: Premise, model: Model) -> Pair | None:
         """None if the machine meets a premise, else a pair of functions that breaks it."""

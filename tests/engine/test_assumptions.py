@@ -66,6 +66,8 @@ def test_a_permissive_value_only_adds_edges(place: str, name: str) -> None:
     for value in (permissive, not permissive):
         assume = Assumptions.of({name: "on" if value else "off"})
         case = Case(machine(place), "linux", assume, ats=False)
-        edges.append((set(case.acts.edges), set(case.p2p.edges), set(case.identity.edges)))
+        values = assume.fabric()
+        graphs = (case.fabric.acts(values), case.fabric.p2p(values), case.fabric.identity(values))
+        edges.append(tuple(set(graph.edges) for graph in graphs))
     for more, fewer in zip(*edges, strict=True):
         assert fewer <= more

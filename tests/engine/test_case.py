@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from dmaproof.engine.assumptions import FABRIC, Assumptions
 from dmaproof.engine.case import Case
 from dmaproof.engine.premises import premise_formula
+from dmaproof.engine.worlds import World
 from dmaproof.model.design import load
 from dmaproof.model.logic.sets import holds
+from dmaproof.model.pcie.generated import generated
 from dmaproof.model.pcie.machines import load as load_machine
 from dmaproof.model.pcie.machines import machine, names
 from dmaproof.model.pcie.topology import Bdf, Machine
@@ -113,11 +115,45 @@ def test_pairs_speak_for_machines_under_assumptions(
         assert met(case, model) == met_by_all(case, model)
 
 
+def every_pair(case: Case) -> dict[World, tuple[Bdf, ...]]:
+    """The kinds of pairs found by asking all pairs, those with an edge first."""
+    nodes = [d.bdf for d in case.functions]
+    pairs = [(f, h) for f in nodes for h in nodes if f != h]
+    joined = [(f, h) for f, h in pairs if case.acts(f, h) or case.p2p(f, h)]
+    found: dict[World, tuple[Bdf, ...]] = {}
+    for f, h in [*joined, *pairs]:
+        found.setdefault(case.pair_world(f, h), (f, h))
+    for f in nodes:
+        found.setdefault(case.pair_world(f, f), (f,))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.builds(generated, st.integers(2, 40), st.integers(0, 500)),
+    st.dictionaries(st.sampled_from([*FABRIC, "static_fabric"]), st.sampled_from(["on", "off"])),
+)
+def test_the_sweep_finds_every_kind_of_pair(made: Machine, assume: dict[str, str]) -> None:
+    """Pairs without an edge are sampled: enough for every premise, not for every world."""
+    case = case_of(made, **assume)
+    wanted, found = every_pair(case), case.pairs
+    assert set(found) <= set(wanted)
+    joined = {w: p for w, p in wanted.items() if w.emits or w.p2p}
+    directed = {w: p for w, p in joined.items() if case.acts(*p) or case.p2p(*p)}
+    assert {w: found[w] for w in directed if w in found} == directed
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_sweep_finds_every_kind_of_pair_on_built_in_machines(name: str) -> None:
+    case = case_of(machine(name))
+    assert set(case.pairs) == set(every_pair(case))
+
+
 def test_the_pair_that_breaks_a_premise_is_an_edge() -> None:
     case = case_of(machine("SW(off,on)"))
     pair = case.breaks(Premise.CLOSED_GROUPING, build(load("bind-2018-device")))
     assert pair is not None
-    assert case.acts.has_edge(*pair)
+    assert case.acts(*pair)
     assert case.group_of[pair[0]] != case.group_of[pair[1]]
     chain = case.chain(pair)
     assert chain.functions == pair
