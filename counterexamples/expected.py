@@ -76,7 +76,7 @@ class VerdictCheck(Expected):
     changes: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
     meeting: Premise | None = None
-    grouping: Literal["linux", "components"] = "linux"
+    grouping: Literal["linux", "v3", "components"] = "linux"
     assume: dict[str, str] = {}
     properties: Annotated[tuple[str, ...], Field(min_length=1)]
     search: bool = False

@@ -54,9 +54,7 @@ class Step(StrEnum):
     FLUSH_DEVICE_TLB = "flush-device-tlb"
 
 
-CORRECT_TEARDOWN = (
-    Step.CLEAR, Step.FLUSH_PASID_CACHE, Step.FLUSH_IOTLB, Step.FLUSH_DEVICE_TLB
-)
+CORRECT_TEARDOWN = (Step.CLEAR, Step.FLUSH_PASID_CACHE, Step.FLUSH_IOTLB, Step.FLUSH_DEVICE_TLB)
 
 
 class _Strict(BaseModel):
@@ -103,7 +101,7 @@ class FabricPolicy(_Strict):
 
     ats: StrictBool = False  # device TLBs are enabled
     router: Literal["address", "prefix"] = "address"
-    grouping: Literal["linux", "components"] = "linux"
+    grouping: Literal["linux", "v3", "components"] = "linux"
 
 
 class Design(_Strict):
@@ -123,9 +121,7 @@ class Design(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Design:
         face = self.interface
-        if face.kind == "type1" and (face.payload, face.object) != (
-            Payload.MAP, Object.CONTAINER
-        ):
+        if face.kind == "type1" and (face.payload, face.object) != (Payload.MAP, Object.CONTAINER):
             raise ValueError("interface.kind type1 needs payload = 'map', object = 'container'")
         if face.payload is Payload.MAP and face.kind != "type1":
             raise ValueError("interface.payload map exists in kind = 'type1' only")
@@ -158,7 +154,9 @@ def parse(text: str, where: str) -> Design:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(
-            f"not a TOML file: {error}", where, "a typing error, or another kind of file",
+            f"not a TOML file: {error}",
+            where,
+            "a typing error, or another kind of file",
             "compare with `dmaproof design show bind-2018-device`",
         ) from None
     try:
@@ -177,16 +175,21 @@ def _explain(error: ValidationError, where: str) -> InputError:
     kind = first["type"]
     if kind == "extra_forbidden":
         return InputError(
-            f"unknown key{more}", place, "a typing error, or a key of a newer version",
+            f"unknown key{more}",
+            place,
+            "a typing error, or a key of a newer version",
             "`dmaproof design show bind-2018-device` prints every key with its value",
         )
     if kind == "value_error":
         return InputError(
-            f"contradiction: {message}{more}", place, "two keys that exclude each other",
+            f"contradiction: {message}{more}",
+            place,
+            "two keys that exclude each other",
             "change one of the keys named",
         )
     return InputError(
-        f"{message[0].lower()}{message[1:]}{more}", place,
+        f"{message[0].lower()}{message[1:]}{more}",
+        place,
         "a missing key or a value of another type",
         "`dmaproof design show bind-2018-device` prints a complete design to copy",
     )
@@ -229,8 +232,10 @@ def load(name_or_path: str) -> Design:
     path = Path(name_or_path)
     if not path.exists():
         raise InputError(
-            f"no built-in design and no file is called {name_or_path!r}", "",
-            "a typing error", f"built-in: {', '.join(builtin_names())}",
+            f"no built-in design and no file is called {name_or_path!r}",
+            "",
+            "a typing error",
+            f"built-in: {', '.join(builtin_names())}",
         )
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -238,7 +243,9 @@ def load(name_or_path: str) -> Design:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"cannot be read as UTF-8 text: {error}", str(path), "a folder or a binary file",
+            f"cannot be read as UTF-8 text: {error}",
+            str(path),
+            "a folder or a binary file",
             "name a TOML file",
         ) from None
     return parse(text, str(path))

@@ -29,7 +29,7 @@ _MARKS = {"proved": ("proved", "green"), "refuted": ("refuted", "red"),
               " Repeatable; default: all built-in machines.")
 @click.option("--property", "properties", multiple=True, metavar="ID",
               help="A property. Repeatable; default: every `always` property.")
-@click.option("--grouping", type=click.Choice(("linux", "components")),
+@click.option("--grouping", type=click.Choice(("linux", "v3", "components")),
               help="Grouping algorithm  [default: the design's, linux in the built-in ones]")
 @assume_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),

@@ -11,13 +11,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def grouping_option(function: F) -> F:
-    """Add ``--grouping linux|components``."""
+    """Add ``--grouping linux|v3|components``."""
     return click.option(
         "--grouping",
-        type=click.Choice(("linux", "components")),
+        type=click.Choice(("linux", "v3", "components")),
         default="linux",
         show_default=True,
-        help="Grouping algorithm: Linux's, or whatever a leak channel connects.",
+        help="Grouping algorithm: Linux's (up to 7.0), the proposal of 2025, or whatever leaks connect.",
     )(function)
 
 

@@ -6,7 +6,7 @@ test; what the hardware does with a TLP is `routing`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dmaproof.model.pcie import quirks
 from dmaproof.model.pcie.quirks import EC, ISOLATED, RR, UF
@@ -58,17 +58,30 @@ def acs_quirk(machine: Machine, device: Device) -> quirks.AcsQuirk | None:
     "drivers/pci/pci.c pci_acs_enabled",
     "quirks first; bridges never isolate; ports by their registers; single functions always do",
 )
-def pci_acs_enabled(machine: Machine, device: Device, flags: int) -> bool:
-    """Whether the kernel believes that *device* enforces *flags*."""
+def pci_acs_enabled(
+    machine: Machine,
+    device: Device,
+    flags: int,
+    flags_enabled: Callable[[Acs | None, int], bool] = pci_acs_flags_enabled,
+) -> bool:
+    """Whether the kernel believes that *device* enforces *flags*.
+
+    Args:
+        machine: the topology.
+        device: the function asked about.
+        flags: ACS control bits.
+        flags_enabled: what the registers alone say; proposals differ.
+
+    """
     quirk = acs_quirk(machine, device)
     if quirk is not None:
         return quirk.satisfied(flags)
     if not device.kind.is_pcie or device.kind in _NEVER:
         return False
     if device.kind.has_link_below:
-        return pci_acs_flags_enabled(device.acs, flags)
+        return flags_enabled(device.acs, flags)
     if device.kind in _IF_MULTIFUNCTION and device.multifunction:
-        return pci_acs_flags_enabled(device.acs, flags)
+        return flags_enabled(device.acs, flags)
     return True
 
 

@@ -1,7 +1,8 @@
 """IOMMU groups: which functions the kernel treats as one unit of isolation, and why.
 
-Two algorithms: ``linux`` is `pci_device_group` of Linux up to 7.0, step by step and in probe
-order; ``components`` puts together whatever a leak channel connects.
+Three algorithms: ``linux`` is `pci_device_group` of Linux up to 7.0, step by step and in probe
+order; ``v3`` is the proposal of 2025 (`groups_v3`); ``components`` puts together whatever a leak
+channel connects.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dmaproof.model.rules import rule
 if TYPE_CHECKING:
     from dmaproof.model.pcie.channels import Fabric
 
-ALGORITHMS = ("linux", "components")
+ALGORITHMS = ("linux", "v3", "components")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def groups(
 
     Args:
         machine: the topology.
-        algorithm: ``linux`` or ``components``.
+        algorithm: ``linux``, ``v3`` or ``components``.
         assume: values of the fabric's assumptions for ``components``; default is the permissive
             set `channels.PERMISSIVE`.
 
@@ -55,6 +56,10 @@ def groups(
     """
     if algorithm == "linux":
         return LinuxGrouping(machine).run()
+    if algorithm == "v3":
+        from dmaproof.model.pcie.groups_v3 import V3Grouping
+
+        return V3Grouping(machine).run()
     if algorithm == "components":
         from dmaproof.model.pcie.channels import PERMISSIVE, Fabric
 
@@ -113,10 +118,10 @@ def bridge_alias(machine: Machine, bridge: Device) -> Bdf | None:
         return bridge.bdf
     if kind.is_pcie:
         return None
-    return behind if _hides_pcie(machine, bridge) else bridge.bdf
+    return behind if hides_pcie(machine, bridge) else bridge.bdf
 
 
-def _hides_pcie(machine: Machine, bridge: Device) -> bool:
+def hides_pcie(machine: Machine, bridge: Device) -> bool:
     """Whether a listed conventional-looking bridge in fact converts from PCIe here."""
     parent = machine.parent(bridge.bdf)
     if parent is None or not quirks.listed(quirks.HIDDEN_PCIE_BRIDGES, bridge):
