@@ -104,27 +104,44 @@ class Trace(_Strict):
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
+def read(path: str) -> Any:  # noqa: ANN401
+    """Read the JSON data of a trace file, of whichever schema.
+
+    Raises:
+        InputError: unreadable, or not JSON.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError("larger than 16 MiB", path, "not a trace", "name a trace file")
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise InputError(f"not a trace file: {error}", path,
+                         "truncated, binary, or another kind of file",
+                         "`dmaproof check --out DIR` writes traces") from None
+
+
 def load(path: str) -> Trace:
     """Read a trace file.
 
     Raises:
         InputError: unreadable, not JSON, or not a trace.
     """
-    file = Path(path)
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError("larger than 16 MiB", path, "not a trace", "name a trace file")
-        data = json.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InputError(f"not a trace file: {error}", path,
-                         "truncated, binary, or another kind of file",
-                         "`dmaproof check --out DIR` writes traces") from None
+    return parse(read(path), path)
+
+
+def parse(data: Any, where: str) -> Trace:  # noqa: ANN401
+    """Return the trace that JSON data describe.
+
+    Raises:
+        InputError: they describe none.
+    """
     try:
         return Trace.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(f"not a trace: {first['msg']} at {key}", path,
+        raise InputError(f"not a trace: {first['msg']} at {key}", where,
                          "edited by hand, or of another version",
                          "`dmaproof check --out DIR` writes traces") from None
 

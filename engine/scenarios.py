@@ -1,28 +1,27 @@
 """Verdicts about scenarios: search in small worlds, invariants for any number, re-checked.
 
-A claim is first looked for in the small worlds with a small budget (most refutations are short),
-then proved for any number of everything by inferred invariants, and only when that fails searched
-to the end of the worlds. Nothing here is trusted by itself: a run is a candidate until it has been
-replayed in the set reading (`counterexamples.runs`), and an invariant counts only after every
-obligation of it, written as SMT-LIB text of its own, is refuted by z3 anew.
+The claims are first looked for in the small worlds with a small budget (most refutations are
+short), then proved for any number of everything by inferred invariants, and only when that fails
+searched to the end of the worlds. Nothing here is trusted by itself: a run is a candidate until it
+has been replayed in the set reading (`counterexamples.runs`), and an invariant counts only after
+every obligation of it, written as SMT-LIB text of its own, is refuted by z3 anew.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import ClassVar
-
-import z3
 
 from dmaproof.engine import candidates as cd
 from dmaproof.engine.candidates import Clause, Samples
 from dmaproof.engine.explicit import Search, search
 from dmaproof.engine.induction import Clock, GaveUp, Inductor
 from dmaproof.engine.library import clause_of
-from dmaproof.engine.obligations import Obligations
+from dmaproof.engine.reproof import Reproof
 from dmaproof.model.logic.ground import GroundSystem
 from dmaproof.model.logic.sets import Step
 from dmaproof.model.logic.terms import (
@@ -103,11 +102,14 @@ def decide(scenario: Scenario, claim: Claim, seconds: float = 60.0) -> Found:
     """
     clock = Clock.seconds(seconds)
     goal = goal_of(claim)
-    quick, _ = _explore(scenario, goal, QUICK_STATES, min(QUICK_SECONDS, seconds / 4))
+    inference = Inference.of(scenario)
+    quick = inference.quick_runs.get(goal)
+    if quick is None and goal not in inference.goals:  # a claim that the scenario does not list
+        quick, _ = _explore(scenario, goal, QUICK_STATES, min(QUICK_SECONDS, seconds / 4))
     if quick is not None:
         return quick
     try:
-        proof = Inference.of(scenario).prove(goal, clock)
+        proof = inference.prove(goal, clock)
         if isinstance(proof, Proved):
             return proof
         excuse = proof
@@ -131,19 +133,32 @@ def _explore(
     scenario: Scenario, goal: Formula, max_states: int, seconds: float
 ) -> tuple[Run | None, bool]:
     """A shortest run out of *goal*; otherwise whether every world was searched to its end."""
+    runs, exhausted = _explore_all(scenario, {"goal": goal}, max_states, seconds)
+    return runs.get("goal"), exhausted
+
+
+def _explore_all(
+    scenario: Scenario, goals: Mapping[str, Formula], max_states: int, seconds: float
+) -> tuple[dict[str, Run], bool]:
+    """A shortest run out of each goal, where there is one; whether the worlds were exhausted."""
     deadline = time.monotonic() + seconds
+    targets = {name: not_(goal) for name, goal in goals.items()}
+    runs: dict[str, Run] = {}
     exhausted = True
     for number, instance in enumerate(scenario.instances):
         left = deadline - time.monotonic()
         if left <= 0:
-            return None, False
+            return runs, False
         found: Search = search(
-            scenario.system, instance, {"goal": not_(goal)}, max_states=max_states, seconds=left
+            scenario.system, instance, targets, max_states=max_states, seconds=left
         )
-        if "goal" in found.traces:
-            return Run(number, tuple(found.traces["goal"])), False
+        for name, steps in found.traces.items():
+            runs[name] = Run(number, tuple(steps))
+            del targets[name]
         exhausted = exhausted and found.exhausted
-    return None, exhausted
+        if not targets:
+            break
+    return runs, exhausted
 
 
 class Inference:
@@ -164,6 +179,25 @@ class Inference:
         if known is None or known.scenario is not scenario:
             known = cls._known[id(scenario)] = cls(scenario)
         return known
+
+    @cached_property
+    def goals(self) -> tuple[Formula, ...]:
+        """What the claims say must always hold, and that calls are never made as they say."""
+        claims = self.scenario.claims.values()
+        calls = [not_(c.when) for c in claims if c.when is not None]
+        return tuple(dict.fromkeys([*map(goal_of, claims), *calls]))
+
+    @cached_property
+    def quick_runs(self) -> Mapping[Formula, Run]:
+        """Runs out of the goals, as far as a small budget for all of them together reaches."""
+        named = {str(i): goal for i, goal in enumerate(self.goals)}
+        runs, _ = _explore_all(self.scenario, named, QUICK_STATES, QUICK_SECONDS)
+        return {named[i]: run for i, run in runs.items()}
+
+    @cached_property
+    def reproof(self) -> Reproof:
+        """Verifies invariants of the scenario."""
+        return Reproof(self.scenario.system)
 
     def prove(self, goal: Formula, clock: Clock) -> Proved | str:
         """An invariant for *goal*, or why there is none.
@@ -211,20 +245,12 @@ class Inference:
 def verified(
     scenario: Scenario, invariant: Sequence[Clause], goal: Formula, clock: Clock
 ) -> bool:
-    """Whether z3 refutes every obligation of a proof, each written as a script of its own."""
-    scripts = Obligations(
-        scenario.system, [c.closed for c in invariant], "re-check", goal, "goal"
-    ).scripts()
-    for name, script in scripts.items():
-        solver = z3.SimpleSolver()
-        solver.set("timeout", clock.left_ms(name))
-        solver.from_string(script)
-        try:
-            if solver.check() != z3.unsat:
-                return False
-        except z3.Z3Exception as error:
-            raise GaveUp(f"z3 fails at {name} ({error})") from None
-    return True
+    """Whether z3 refutes every obligation of a proof, each written anew.
+
+    Raises:
+        GaveUp: time ran out, or the solver broke.
+    """
+    return Inference.of(scenario).reproof.holds(invariant, goal, clock)
 
 
 def _frames(scenario: Scenario) -> list[tuple[Term, ...]]:

@@ -1,0 +1,1 @@
+"""Rows of the study, one TOML file a family of rows."""
