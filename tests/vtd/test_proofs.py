@@ -9,17 +9,15 @@ from dmaproof.model.algebra import Image, IntCarrier
 from dmaproof.model.vtd import entries, programs
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.invalidation import Command, Op, PagingTag, drops_paging
-from dmaproof.model.vtd.obligations import (
-    check,
-    confinement,
+from dmaproof.model.vtd.obligations import check, satisfiable, symbolic_request
+from dmaproof.model.vtd.obligations_caches import teardown_drops
+from dmaproof.model.vtd.obligations_confinement import confinement
+from dmaproof.model.vtd.obligations_tables import (
     fixed_words,
     frame_condition,
     identity,
     leaf_lands,
     pasid_type,
-    satisfiable,
-    symbolic_request,
-    teardown_drops,
 )
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Request
@@ -135,7 +133,7 @@ def test_teardown_without_a_flush_leaves_an_entry(op, cache, monkeypatch):
         return [s for s in programs.clear_pasid(*arguments, **fields)
                 if not (isinstance(s, programs.Flush) and s.commands[0].op is op)]
 
-    monkeypatch.setattr("dmaproof.model.vtd.obligations.clear_pasid", shortened)
+    monkeypatch.setattr("dmaproof.model.vtd.obligations_caches.clear_pasid", shortened)
     survivors = {o.name for o in teardown_drops(1) if check(o) is not None}
     assert cache in survivors
 
