@@ -1,140 +1,261 @@
-"""Reader and writer of ``lspci -xxx`` and ``lspci -xxxx`` text."""
+"""Reader and writer of lspci text: hex dumps, words, or both.
+
+A hex dump (``-xxx``, ``-xxxx``) says what the registers hold; words (``-v`` to ``-vvv``) say part
+of it; where both are there, bytes go first. Whatever the text leaves open is named in
+`Device.unknown`, and nothing is guessed.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from dmaproof.model.errors import InputError
-from dmaproof.model.pcie.configspace import EXTENDED, FULL, ConfigSpace, decode, encode
-from dmaproof.model.pcie.topology import Bdf, Device, Machine
-
-_HEADLINE = re.compile(
-    r"(?:[0-9a-fA-F:.]+/)*(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
-    r"(?=\s|$)"
-)
-_HEX_LINE = re.compile(r"([0-9a-fA-F]{2,3}):((?: [0-9a-fA-F]{2}){16})\s*")
-_HEX_START = re.compile(r"[0-9a-fA-F]{2,3}: (?:[0-9a-fA-F]{1,2}(?:\s|$))")
-_ANY_HEADLINE = re.compile(f"^{_HEADLINE.pattern}", re.MULTILINE)
-_TAKE_AGAIN = "record it again as root: lspci -xxxx > machine.txt"
+from dmaproof.model.pcie import quirks
+from dmaproof.model.pcie.configspace import EXTENDED, ConfigSpace, decode, encode
+from dmaproof.model.pcie.listed import fill, place, warnings
+from dmaproof.model.pcie.lspci_records import TAKE_AGAIN, Listing, Record, cut, kernel_log
+from dmaproof.model.pcie.lspci_tree import bridges
+from dmaproof.model.pcie.lspci_verbose import Words, read_words
+from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind
 
 
-@dataclass
-class _Record:
-    """One function while it is being read."""
+@dataclass(frozen=True)
+class _Read:
+    """One function as one listing shows it."""
 
-    bdf: Bdf
-    line: int
-    data: bytearray = field(default_factory=bytearray)
+    device: Device
+    words: Words
+    record: Record
 
-    def append(self, offset: int, values: bytes, where: str) -> None:
-        if offset % 16 or offset >= FULL or offset < len(self.data):
-            raise InputError(
-                f"hex line at offset {offset:x} of {self.bdf} is out of order",
-                where,
-                "lines of two functions are mixed, or the dump was edited",
-                _TAKE_AGAIN,
-            )
-        self.data.extend(bytes(offset - len(self.data)))
-        self.data.extend(values)
+    @property
+    def weight(self) -> int:
+        """How much it says: the listing that says most is the one to believe."""
+        missing = len(self.device.unknown)
+        return 1 + (2 if self.record.data else 0) + 2 * (4 - min(missing, 4))
+
+
+_NOTHING = ([], ["(config space)"])
+_Readings = dict[Bdf, _Read]
 
 
 def read_lspci(text: str, where: str = "lspci", name: str = "") -> Machine:
-    """Read the output of ``lspci -xxxx`` (or ``-xxx``; descriptions are skipped).
+    """Read the output of lspci, with or without bytes, as it is or as people post it.
 
     Args:
-        text: the dump. Domains and trailing all-zero lines may be left out.
+        text: the dump. Domains and trailing all-zero lines may be left out; quoted, wrapped or
+            coloured text, sentences in between and several listings are coped with.
         where: file name for messages.
         name: name of the machine; default is *where*.
 
     Raises:
-        InputError: no functions, damaged or missing hex lines, a function given twice, bus
-            numbers that form no tree.
+        InputError: no functions, damaged hex lines, bus numbers that form no tree.
 
     """
-    if _ANY_HEADLINE.search(text) is None:
+    found = cut(text, where)
+    _check_content(found.listings, where)
+    readings = [_listing(listing, where) for listing in found.listings]
+    chosen, said = _choose(readings)
+    recorded, more = _recorded(text, chosen)
+    devices = [_known_quirk(read, has_groups=bool(recorded)) for read in chosen.values()]
+    devices = _drawn(devices, bridges(found.drawn))
+    devices = _paths(devices, [read.record for read in chosen.values()])
+    owners = [read.device.bdf for read in chosen.values() if read.words.owns_segment]
+    devices, lost = place(devices, owners)
+    said = [*said, *more, *lost, *_assumed(chosen, devices), *warnings(devices)]
+    return Machine(name or where, devices, said, recorded)
+
+
+def _check_content(listings: list[Listing], where: str) -> None:
+    records = [record for listing in listings for record in listing.values()]
+    if not any(record.data or record.lines[:1] not in _NOTHING for record in records):
+        first = records[0]
         raise InputError(
-            "no PCI function found" if text.strip() else "the file is empty",
-            where,
-            "this is not the output of lspci -xxxx",
-            _TAKE_AGAIN,
+            f"function {first.bdf} has neither a class nor configuration space",
+            f"{where}:{first.line}",
+            "a list of addresses, or the dump is truncated here",
+            TAKE_AGAIN,
         )
-    records = _records(text, where)
-    extended = any(len(record.data) > EXTENDED for record in records)
-    devices = [_device(record, where, extended) for record in records]
-    machine = Machine(name or where, devices)
-    warnings = [*_hidden(machine, extended), *_unrooted(machine)]
-    return Machine(machine.name, machine.devices, warnings) if warnings else machine
 
 
-def _records(text: str, where: str) -> list[_Record]:
-    records: dict[Bdf, _Record] = {}
-    current: _Record | None = None
-    number = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line or line[0] in " \t":
-            continue
-        match = _HEX_LINE.fullmatch(line)
-        if match is not None:
-            if current is None:
-                raise _damaged("a hex line before the first function", where, number)
-            current.append(int(match[1], 16), bytes.fromhex(match[2]), f"{where}:{number}")
-        elif (head := _HEADLINE.match(line)) is not None:
-            current = _start(head, records, where, number)
-        elif current is not None and _HEX_START.match(line):
-            raise _damaged(f"hex line of {current.bdf} is cut or damaged", where, number)
-    return list(records.values())
+def _listing(listing: Listing, where: str) -> _Readings:
+    extended = any(len(record.data) > EXTENDED for record in listing.values())
+    words = {bdf: read_words(record) for bdf, record in listing.items()}
+    shown = any(word.extended for word in words.values())
+    readings = {}
+    for bdf, record in listing.items():
+        device = words[bdf].device
+        if device.kind.is_pcie and not shown:
+            device = replace(device, unknown=device.unknown | {Fact.ACS, Fact.CAPABILITIES})
+        if record.data:
+            device = fill(_decode(record, where, extended=extended), device)
+        readings[bdf] = _Read(device, words[bdf], record)
+    return readings
 
 
-def _start(head: re.Match[str], records: dict[Bdf, _Record], where: str, number: int) -> _Record:
-    domain, bus, device, function = head.groups(default="0")
-    bdf = Bdf(int(domain, 16), int(bus, 16), int(device, 16), int(function, 16))
-    if bdf in records:
-        raise InputError(
-            f"function {bdf} is there twice, first in line {records[bdf].line}",
-            f"{where}:{number}",
-            "two dumps, or two boots of one machine, are in one file",
-            "keep one dump per file",
-        )
-    records[bdf] = _Record(bdf, number)
-    return records[bdf]
-
-
-def _damaged(what: str, where: str, number: int) -> InputError:
-    return InputError(what, f"{where}:{number}", "the dump is truncated or was edited", _TAKE_AGAIN)
-
-
-def _device(record: _Record, where: str, extended: bool) -> Device:
+def _decode(record: Record, where: str, *, extended: bool) -> Device:
     if len(record.data) < 16:
         raise InputError(
-            f"function {record.bdf} has no configuration space",
+            f"function {record.bdf} has only {len(record.data)} bytes of configuration space",
             f"{where}:{record.line}",
-            "lspci ran without -x options, or the dump is truncated here",
-            _TAKE_AGAIN,
+            "the dump is truncated here",
+            TAKE_AGAIN,
         )
     return decode(record.bdf, ConfigSpace(bytes(record.data), extended))
 
 
-def _hidden(machine: Machine, extended: bool) -> Iterator[str]:
-    hidden = [device.bdf for device in machine.devices if device.hidden]
-    if hidden and extended:
-        yield f"capabilities of {_some(hidden)} could not be read: take the dump as root"
-    elif hidden:
-        yield (
-            f"no extended configuration space, so the ACS of {_some(hidden)} is unknown: "
-            "use lspci -xxxx"
+def _choose(readings: list[_Readings]) -> tuple[_Readings, list[str]]:
+    """Return the listing that says most, completed from the others where they agree."""
+    weights = [sum(read.weight for read in reading.values()) for reading in readings]
+    best = weights.index(max(weights))
+    chosen = dict(readings[best])
+    strangers: set[Bdf] = set()
+    differing: set[Bdf] = set()
+    for other in [*readings[:best], *readings[best + 1 :]]:
+        for bdf, read in other.items():
+            if bdf not in chosen:
+                strangers.add(bdf)
+            elif _agree(chosen[bdf].device, read.device):
+                chosen[bdf] = _join(chosen[bdf], read)
+            else:
+                differing.add(bdf)
+    line = min(read.record.line for read in chosen.values())
+    said = []
+    if strangers or differing:
+        said.append(f"the file holds {len(readings)} listings; the one from line {line} is used")
+    if strangers:
+        said.append(f"ignored, because only other listings have them: {_some(strangers)}")
+    if differing:
+        said.append(f"other listings show {_some(differing)} differently; that is ignored")
+    return chosen, said
+
+
+def _agree(first: Device, second: Device) -> bool:
+    """Whether two records of one function say nothing that differs."""
+    unknown = first.unknown | second.unknown
+    same_ids = (first.vendor, first.device) == (second.vendor, second.device)
+    return (
+        (same_ids or Fact.IDS in unknown or not (first.vendor and second.vendor))
+        and (first.kind is second.kind or Fact.KIND in unknown)
+        and (first.acs == second.acs or Fact.ACS in unknown)
+        and (first.secondary == second.secondary or None in {first.secondary, second.secondary})
+    )
+
+
+def _join(first: _Read, second: _Read) -> _Read:
+    words = first.words
+    if words.group is None:
+        words = replace(words, group=second.words.group)
+    return _Read(fill(first.device, second.device), words, first.record)
+
+
+def _recorded(text: str, chosen: _Readings) -> tuple[dict[Bdf, int], list[str]]:
+    """Return the kernel's group numbers: lspci's own, else those of a kernel log."""
+    shown = {bdf: read.words.group for bdf, read in chosen.items()}
+    recorded = {bdf: group for bdf, group in shown.items() if group is not None}
+    if recorded:
+        return recorded, []
+    log = kernel_log(text)
+    said = []
+    if log.boots > 1:
+        said.append(f"groups of the first of {log.boots} boots are used, the others ignored")
+    return {bdf: group for bdf, group in log.groups.items() if bdf in chosen}, said
+
+
+def _known_quirk(read: _Read, *, has_groups: bool) -> Device:
+    """Put right the ACS control of ports whose register lspci reads at the wrong place.
+
+    Where groups are recorded, an IOMMU was on, and then the kernel's quirk has set every bit that
+    the port can do (drivers/pci/quirks.c pci_quirk_enable_intel_spt_pch_acs).
+    """
+    device = read.device
+    if not read.words.wide or device.acs is None or len(read.record.data) > EXTENDED:
+        return device
+    if has_groups:
+        able = device.acs.capability & quirks.ISOLATED
+        return replace(device, acs=Acs(device.acs.capability, able))
+    return replace(device, acs=None, unknown=device.unknown | {Fact.ACS})
+
+
+def _assumed(chosen: _Readings, devices: list[Device]) -> list[str]:
+    """Say what is taken for granted because words do not show it."""
+    slots: dict[tuple[int, int, int], int] = {}
+    for device in devices:
+        slots[device.bdf.slot] = slots.get(device.bdf.slot, 0) + 1
+    lone = [
+        device.bdf
+        for device in devices
+        if device.kind is PortKind.UPSTREAM
+        and slots[device.bdf.slot] == 1
+        and not chosen[device.bdf].record.data
+    ]
+    said = []
+    if lone:
+        said.append(
+            f"taken for single-function, because no other function of theirs is listed and words "
+            f"do not show the multifunction bit: {_some(lone)}"
         )
+    wide = [
+        d.bdf
+        for d in devices
+        if chosen[d.bdf].words.wide
+        and d.acs is not None
+        and len(chosen[d.bdf].record.data) <= EXTENDED
+    ]
+    if wide:
+        said.append(
+            f"lspci reads the ACS control of {_some(wide)} at the wrong place; it is taken as the "
+            "kernel sets it when an IOMMU is on"
+        )
+    return said
 
 
-def _unrooted(machine: Machine) -> Iterator[str]:
-    lost = [device.bdf for device in machine.unrooted]
-    if lost:
-        yield f"{_some(lost)} must have a port above, but the dump has none: dump all functions"
+def _drawn(devices: list[Device], drawn: dict[Bdf, tuple[int, int]]) -> list[Device]:
+    """Take buses of bridges from a drawn tree where their records have none."""
+    return [
+        replace(
+            d,
+            secondary=drawn[d.bdf][0],
+            subordinate=drawn[d.bdf][1],
+            header_type=d.header_type or 1,
+        )
+        if d.secondary is None and d.bdf in drawn
+        else d
+        for d in devices
+    ]
 
 
-def _some(places: list[Bdf]) -> str:
-    return ", ".join(map(str, places[:4])) + (" ..." if len(places) > 4 else "")
+def _paths(devices: list[Device], records: list[Record]) -> list[Device]:
+    """Take buses of bridges from the paths that ``lspci -PP`` prints."""
+    below: dict[Bdf, set[int]] = {}
+    direct: dict[Bdf, int] = {}
+    for record in records:
+        places = [*(_step(step, record.bdf.domain) for step in record.path), record.bdf]
+        for number, (port, child) in enumerate(pairwise(places)):
+            direct[port] = child.bus
+            below.setdefault(port, set()).update(place.bus for place in places[number + 1 :])
+    return [
+        replace(
+            d,
+            secondary=direct[d.bdf],
+            subordinate=max(below[d.bdf]),
+            header_type=d.header_type or 1,
+        )
+        if d.secondary is None and d.bdf in direct
+        else d
+        for d in devices
+    ]
+
+
+def _step(text: str, domain: int) -> Bdf:
+    step = Bdf.parse(text)
+    return step if text.count(":") > 1 else replace(step, domain=domain)
+
+
+def _some(places: Iterable[Bdf]) -> str:
+    listed = sorted(places)
+    return ", ".join(map(str, listed[:4])) + (" ..." if len(listed) > 4 else "")
 
 
 def write_lspci(devices: Iterable[Device]) -> str:

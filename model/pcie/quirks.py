@@ -131,6 +131,19 @@ TRANSLATION_ROOTS: dict[int, frozenset[int]] = {0x14E4: frozenset({0x9000, 0x908
 """Bridges above which there is no IOMMU, so that aliases end there."""
 
 
+VMD: dict[int, frozenset[int]] = {
+    INTEL: frozenset({0x201D, 0x28C0, 0x467F, 0x4C3D, 0x7D0B, 0x9A0B, 0xA77F, 0xAD0B})
+    | {0xB06F, 0xB60B},
+}
+"""Volume Management Devices: endpoints with a PCI segment of their own behind them."""
+
+NTB_PROXIES: dict[int, frozenset[int]] = {0x10B5: frozenset({0x87B0, 0x87B1})}  # PLX
+"""Non-transparent bridges that send as any device and function of their bus."""
+
+FIRST_VMD_SEGMENT = 0x10000
+"""Segments from here on are made by the VMD driver (`vmd_find_free_domain`)."""
+
+
 @dataclass(frozen=True)
 class AcsQuirk:
     """What a quirk says about a device.
@@ -207,7 +220,8 @@ def acs_control_offset(vendor: int, device: int, kind: PortKind) -> int:
 
 @rule(
     "pcie.alias.quirks",
-    "drivers/pci/quirks.c quirk_dma_func0_alias, quirk_dma_func1_alias, quirk_fixed_dma_alias",
+    "drivers/pci/quirks.c quirk_dma_func0_alias, quirk_dma_func1_alias, quirk_fixed_dma_alias,"
+    " quirk_plx_ntb_dma_alias",
     "known devices put another function's requester id into their requests",
 )
 def quirk_aliases(device: Device) -> frozenset[Bdf]:
@@ -221,6 +235,8 @@ def quirk_aliases(device: Device) -> frozenset[Bdf]:
     adaptec = device.vendor == 0x9005 and device.device == 0x0285
     if adaptec and device.subsystem in {0x9005_02BB, 0x9005_02BC}:  # Adaptec 3405, 3805
         found.add(Bdf(bdf.domain, bdf.bus, 1, 0))
+    if listed(NTB_PROXIES, device):
+        found |= {Bdf.from_rid(bdf.bus << 8 | devfn, bdf.domain) for devfn in range(256)}
     if device.vendor == INTEL and device.device in {0x2260, 0x2264}:  # MIC x200
         found |= {Bdf(bdf.domain, bdf.bus, *where) for where in ((16, 0), (17, 0), (18, 3))}
     if device.vendor == INTEL and device.device in _span(0x2954, 0x295A) - {0x2957}:  # VCA
@@ -228,3 +244,7 @@ def quirk_aliases(device: Device) -> frozenset[Bdf]:
         found |= {Bdf(bdf.domain, bdf.bus, *where) for where in slots}
     return frozenset(found - {bdf})
 
+
+def is_vmd(device: Device) -> bool:
+    """Whether *device* is an Intel Volume Management Device."""
+    return listed(VMD, device) and not device.is_bridge

@@ -40,7 +40,6 @@ MACHINES: dict[str, Callable[[], bytes]] = {
     "utf-16": lambda: DUMP.encode("utf-16"),
     "cyclic": lambda: JSON.replace('"secondary": "0x3"', '"secondary": "0x2"').encode(),
     "claimed-twice": lambda: JSON.replace('"secondary": "0x4"', '"secondary": "0x3"').encode(),
-    "duplicate": (DUMP + DUMP).encode,
     "duplicate-json": lambda: JSON.replace('"0000:04:00.0"', '"0000:03:00.0"').encode(),
     "noise": lambda: random.Random(6).randbytes(MEGABYTES << 20),
     "noise-of-text": noise_of_text,

@@ -1,0 +1,140 @@
+"""What the readers share: completing one record from another, and finding what is above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dmaproof.model.pcie import quirks
+from dmaproof.model.pcie.topology import HOST_BRIDGE_CLASS, Bdf, Device, Fact, PortKind
+
+_FIELDS: dict[Fact, tuple[str, ...]] = {
+    Fact.IDS: ("vendor", "device", "subsystem", "aliases"),
+    Fact.KIND: ("kind",),
+    Fact.ACS: ("acs",),
+    Fact.CAPABILITIES: ("pasid", "pasid_execute", "pasid_privileged", "ats", "pri", "sriov"),
+}
+_NEVER_ON_ROOT = {
+    PortKind.ENDPOINT,
+    PortKind.LEGACY_ENDPOINT,
+    PortKind.UPSTREAM,
+    PortKind.DOWNSTREAM,
+    PortKind.PCIE_TO_PCI_BRIDGE,
+}
+_ALWAYS_ON_ROOT = {
+    PortKind.ROOT_PORT,
+    PortKind.RC_INTEGRATED_ENDPOINT,
+    PortKind.RC_EVENT_COLLECTOR,
+}
+_VMD_ROOT_BUSES = {0x00, 0x80, 0xE0}
+"""Bus number a VMD segment starts with (drivers/pci/controller/vmd.c)."""
+
+
+def fill(first: Device, second: Device) -> Device:
+    """Return *first*, with what it does not know taken from *second*, another record of it."""
+    changes: dict[str, Any] = {}
+    for fact in first.unknown - second.unknown:
+        changes |= {name: getattr(second, name) for name in _FIELDS.get(fact, ())}
+    for name in ("secondary", "subordinate"):
+        if getattr(first, name) is None and second.header_type:
+            changes[name] = getattr(second, name)
+    changes["header_type"] = first.header_type or second.header_type
+    changes["port_number"] = first.port_number or second.port_number
+    return replace(first, unknown=first.unknown & second.unknown, **changes)
+
+
+def place(
+    devices: Sequence[Device], owners: Iterable[Bdf], roots: Iterable[tuple[int, int]] = ()
+) -> tuple[list[Device], list[str]]:
+    """Mark what has no port above although it needs one, and give VMD segments their owner.
+
+    Args:
+        devices: all functions of a dump.
+        owners: the VMD endpoints among them.
+        roots: (domain, bus) known to be root buses.
+
+    Returns:
+        The devices, and what to tell the user.
+
+    """
+    owned, said = _own(devices, list(owners))
+    lost = _lost(owned, set(roots))
+    placed = [
+        replace(d, unknown=d.unknown | {Fact.PORT_ABOVE}) if d.bdf in lost else d for d in owned
+    ]
+    return placed, said
+
+
+def _own(devices: Sequence[Device], owners: list[Bdf]) -> tuple[list[Device], list[str]]:
+    segments = {d.bdf.domain for d in devices if d.bdf.domain >= quirks.FIRST_VMD_SEGMENT}
+    if not segments:
+        return list(devices), []
+    owner = owners[0] if len(owners) == 1 and len(segments) == 1 else None
+    if owner is not None:
+        inside = [d for d in devices if d.bdf.domain in segments and d.real_dma is None]
+        changed = {d.bdf: replace(d, real_dma=owner) for d in inside if d.bdf != owner}
+        return [changed.get(d.bdf, d) for d in devices], []
+    open_ = {d.bdf for d in devices if d.bdf.domain in segments and d.real_dma is None}
+    if not open_:
+        return list(devices), []
+    marked = [
+        replace(d, unknown=d.unknown | {Fact.PORT_ABOVE}) if d.bdf in open_ else d for d in devices
+    ]
+    names = ", ".join(f"{segment:04x}" for segment in sorted(segments))
+    return marked, [f"which VMD owns segment {names} is not shown"]
+
+
+def _lost(devices: Sequence[Device], roots: set[tuple[int, int]]) -> set[Bdf]:
+    """Return the functions whose port above the dump does not list."""
+    named = {(d.bdf.domain, d.secondary) for d in devices if d.secondary is not None}
+    virtual = {
+        Bdf.from_rid(rid, d.bdf.domain)
+        for d in devices
+        if d.sriov is not None
+        for rid in d.sriov.rids(d.bdf.rid)
+    }
+    buses: dict[tuple[int, int], list[Device]] = {}
+    for device in devices:
+        if device.bdf not in virtual and device.bdf.segment_bus not in named:
+            buses.setdefault(device.bdf.segment_bus, []).append(device)
+    lost: set[Bdf] = set()
+    for bus, members in buses.items():
+        if bus not in roots and not _is_root(bus, members):
+            lost.update(member.bdf for member in members)
+    return lost
+
+
+def _is_root(bus: tuple[int, int], members: list[Device]) -> bool:
+    """Whether a bus that no bridge leads to is a root bus, by what is on it."""
+    domain, number = bus
+    if number == 0 or (domain >= quirks.FIRST_VMD_SEGMENT and number in _VMD_ROOT_BUSES):
+        return True
+    known = {member.kind for member in members if Fact.KIND not in member.unknown}
+    if known & _ALWAYS_ON_ROOT or any(m.class_code == HOST_BRIDGE_CLASS for m in members):
+        return True
+    return bool(known) and not known & _NEVER_ON_ROOT
+
+
+def warnings(devices: Iterable[Device]) -> list[str]:
+    """Say what is missing in a dump and what would show it."""
+    said = []
+    for facts, text in (
+        ({Fact.KIND}, "{} hide their capabilities: take the dump as root (lspci -xxxx)"),
+        ({Fact.ACS}, "no ACS registers of {} are shown: take the dump as root (lspci -xxxx)"),
+        ({Fact.IDS}, "{} are listed by name only, so quirks are unknown: use lspci -nn or -xxxx"),
+        ({Fact.PORT_ABOVE}, "{} must have a port above, but the dump has none: dump all functions"),
+    ):
+        places = [
+            d.bdf
+            for d in devices
+            if d.unknown & facts and not (facts == {Fact.ACS} and Fact.KIND in d.unknown)
+        ]
+        if places:
+            said.append(text.format(_some(places)))
+    return said
+
+
+def _some(places: list[Bdf]) -> str:
+    shown = ", ".join(map(str, places[:4]))
+    return shown + (f" and {len(places) - 4} more" if len(places) > 4 else "")
