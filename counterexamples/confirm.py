@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dmaproof.counterexamples.bits.fabric import topology_of
 from dmaproof.counterexamples.explain import Falsified, holder
 from dmaproof.counterexamples.trace import (
     Hop,
@@ -34,11 +35,15 @@ from dmaproof.model.logic.sets import (
 from dmaproof.model.logic.terms import Kind
 from dmaproof.model.pcie.channels import Channel
 from dmaproof.model.pcie.device import Bdf
+from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Property, PropertyKind
 
 CLOSED_LIMIT = 6
 """Functions up to which a run that needs its group mates is searched anew with all of them."""
+
+LARGE = 32
+"""Functions up to which all of a group take part in a replay."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> T
     """Replay a candidate on its part of the machine; a trace only if it reproduces.
 
     The part is closed: every function of every group that takes part is there, since the kernel's
-    loops visit them all.
+    loops visit them all. Of a group too large for that, two more of each kind stand for the others:
+    a loop treats these as it treats their like, and what it sets up for them takes nothing away.
     """
     closed = _closed(candidate.chain, case)
     absent: frozenset[Bdf] = frozenset()
@@ -79,7 +85,7 @@ def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> T
 def _closed(chain: Chain, case: Case) -> tuple[Bdf, ...]:
     members = dict.fromkeys(chain.functions)
     for function in chain.functions:
-        members.update(dict.fromkeys(case.mates(function)))
+        members.update(dict.fromkeys(case.mates(function, LARGE)))
     return tuple(members)
 
 
@@ -239,6 +245,7 @@ def _written(
     return Trace(
         design=model.design.model_dump(by_alias=True, mode="json"),
         machine=case.machine.name,
+        topology=_topology(instance, case, chain),
         grouping=case.grouping,
         assumptions=literals(prop, end, case, chain, model),
         hot_add=model.scheme.hot_add,
@@ -251,6 +258,13 @@ def _written(
         steps=written,
         violation=_violation(prop, end, model, case, chain, instance, states[-1]),
     )
+
+
+def _topology(instance: Instance, case: Case, chain: Chain) -> dict[str, object]:
+    """The part of the machine that the run needs: its functions and the deputies between them."""
+    functions = [case.machine.by_label(name).bdf for name in instance.elements[v.FUNCTION]]
+    pairs = ((functions[f], functions[h]) for f, h in instance.facts[v.INFLUENCE] if f != h)
+    return topology_of(case.machine, case.reach, [*functions, *chain.functions], pairs)
 
 
 def _violation(

@@ -84,11 +84,17 @@ class Facts(_Strict):
 
 
 class Trace(_Strict):
-    """A replayable run."""
+    """A replayable run.
+
+    Attributes:
+        topology: the part of the machine that routes the requests of the functions that take part
+            (``dmaproof/machine/1``); None in traces that were written before it was recorded.
+    """
 
     schema_: Annotated[Literal["dmaproof/trace/1"], Field(alias="schema")] = SCHEMA
     design: dict[str, Any]
     machine: Name
+    topology: dict[str, Any] | None = None
     grouping: Name
     assumptions: dict[Name, Name]
     hot_add: bool = False

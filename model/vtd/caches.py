@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from dmaproof.model.algebra import Blocked, Image, IntCarrier, Value
 from dmaproof.model.rules import rule
@@ -50,13 +50,13 @@ class Way(NamedTuple):
     Attributes:
         legal: the outcome.
         entries: (cache, entry) that it may keep afterwards.
-        cached: whether some lookup was answered by a cache.
+        source: what gave it: "memory", "entries" (a cached table entry at least), or "iotlb".
 
     """
 
     legal: Legal
     entries: tuple[tuple[str, Held], ...]
-    cached: bool
+    source: Literal["memory", "entries", "iotlb"]
 
 
 @dataclass
@@ -396,9 +396,11 @@ class Hardware:
         """Yield every way in which a concrete request may be processed now."""
         for carrier, outcome in self._runs(request):
             entries = (*carrier.filled, *self._results(carrier, outcome, request))
-            yield Way(_legal(outcome), entries, any(pick for pick, _ in carrier.trace))
+            cached = any(pick for pick, _ in carrier.trace)
+            yield Way(_legal(outcome), entries, "entries" if cached else "memory")
         for held in self._hits(request):
-            yield Way(_of_iotlb(held, request, self.registers), _answered(held, request), True)
+            legal = _of_iotlb(held, request, self.registers)
+            yield Way(legal, _answered(held, request), "iotlb")
 
     def keep(self, entries: Iterable[tuple[str, Held]]) -> None:
         """Put entries that a way offers into their caches."""

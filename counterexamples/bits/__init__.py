@@ -1,0 +1,1 @@
+"""Counterexamples made concrete: table bytes, registers, descriptors and requests of VT-d."""
