@@ -5,4 +5,6 @@
 
 FAMILIES: dict[str, str] = {
     "entry-update": "dmaproof.model.families.entry_update",
+    "pasid-attach": "dmaproof.model.families.pasid_attach",
+    "invalidation": "dmaproof.model.families.invalidation",
 }
