@@ -22,15 +22,20 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dmaproof.engine.candidates import Clause
 from dmaproof.engine.obligations import Obligations
 from dmaproof.engine.premises import premise_formula
+from dmaproof.engine.scenarios import goal_of
 from dmaproof.engine.second_solver import Answer, Reply, ask
 from dmaproof.engine.theorems import Theorem, safe_goal, theorem_name
+from dmaproof.model import scenario as scenarios
 from dmaproof.model.design import Design, builtin_names
 from dmaproof.model.design import load as load_design
 from dmaproof.model.errors import InputError
 from dmaproof.model.logic import smtlib
-from dmaproof.model.logic.terms import Formula
+from dmaproof.model.logic.system import System
+from dmaproof.model.logic.terms import TRUE, Formula
+from dmaproof.model.scenario import Claim, StudyDesign
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Premise, Property
 from dmaproof.properties.registry import applicable, find
@@ -41,7 +46,7 @@ MAX_BYTES = 4 << 20  # of a manifest; real ones have some kilobytes
 SECONDS = 30.0
 """Time for one obligation, unless told otherwise."""
 
-_AGAIN = "write the certificate again with `dmaproof check`"
+_AGAIN = "write the certificate again with `dmaproof check` or `dmaproof study`"
 
 
 class Manifest(BaseModel):
@@ -50,7 +55,7 @@ class Manifest(BaseModel):
     Attributes:
         theorem: identifier, as in verdicts.
         design: the whole design, so that the model can be rebuilt from it.
-        property: identifier of the property.
+        property: identifier of the property, or of the claim of a design of the study.
         premise: name of the premise about the machine.
         hot_add: functions may appear at run time.
         invariant: closed formulas in SMT-LIB, together the inductive invariant.
@@ -62,7 +67,7 @@ class Manifest(BaseModel):
 
     schema_: Annotated[Literal["dmaproof/certificate/1"], Field(alias="schema")] = SCHEMA
     theorem: str
-    design: Design
+    design: Design | StudyDesign
     property: str
     premise: Premise
     hot_add: bool
@@ -116,26 +121,68 @@ class Report:
 # -- obligations --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a certificate answers.
+
+    Attributes:
+        theorem: its identifier.
+        system: what it is about.
+        goal: what is said to hold always, and its name.
+        fact: a formula over facts that is assumed, and the name of that premise.
+
+    """
+
+    theorem: str
+    system: System
+    goal: Formula
+    claim: str
+    fact: Formula
+    premise: Premise
+
+    def scripts(self, invariant: Sequence[Formula]) -> dict[str, str]:
+        """Return the scripts of a proof, by file name.
+
+        Raises:
+            ValueError: a name cannot be written in SMT-LIB.
+
+        """
+        return Obligations(
+            self.system, invariant, self.theorem, self.goal, self.claim, self.fact,
+            str(self.premise),
+        ).scripts()
+
+
+def _of_model(model: Model, prop: Property, premise: Premise) -> Question:
+    name = theorem_name(model.design.name, prop.id, premise, model.scheme.hot_add)
+    return Question(
+        name, model.core, safe_goal(prop, model), prop.id, premise_formula(premise, model), premise
+    )
+
+
+def _of_claim(design: StudyDesign, claim: Claim) -> Question:
+    return Question(
+        f"{design.name}/{claim.id}", design.scenario.system, goal_of(claim), claim.id, TRUE,
+        Premise.NONE,
+    )
+
+
 def obligations(
-    model: Model, prop: Property, premise: Premise, invariant: Sequence[Formula], theorem: str
+    model: Model, prop: Property, premise: Premise, invariant: Sequence[Formula]
 ) -> dict[str, str]:
-    """Return the scripts of a proof, by file name.
+    """Return the scripts of a proof about a bind design, by file name.
 
     Args:
         model: the design's model.
         prop: what is claimed of it.
         premise: under which condition on the machine.
         invariant: closed formulas.
-        theorem: the identifier that the scripts name in their first line.
 
     Raises:
         ValueError: a name cannot be written in SMT-LIB.
 
     """
-    return Obligations(
-        model.core, invariant, theorem, safe_goal(prop, model), prop.id,
-        premise_formula(premise, model), str(premise),
-    ).scripts()
+    return _of_model(model, prop, premise).scripts(invariant)
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -155,26 +202,47 @@ def write(theorem: Theorem, model: Model, folder: Path) -> Manifest:
         InputError: the folder cannot be written or holds something else.
 
     """
-    prop = find(theorem.property)
-    invariant = [c.closed for c in theorem.invariant]
-    scripts = obligations(model, prop, theorem.premise, invariant, theorem.name)
+    question = _of_model(model, find(theorem.property), theorem.premise)
+    return _write(question, model.design, theorem.hot_add, theorem.invariant, folder)
+
+
+def write_claim(
+    design: StudyDesign, claim: Claim, invariant: Sequence[Clause], folder: Path
+) -> Manifest:
+    """Write the certificate of a proof about a design of the study; see `write`.
+
+    Raises:
+        InputError: the folder cannot be written or holds something else.
+
+    """
+    return _write(_of_claim(design, claim), design, False, invariant, folder)
+
+
+def _write(
+    question: Question, design: Design | StudyDesign, hot_add: bool, clauses: Sequence[Clause],
+    folder: Path,
+) -> Manifest:
+    invariant = [c.closed for c in clauses]
+    scripts = question.scripts(invariant)
     manifest = Manifest.model_validate({
         "schema": SCHEMA,
-        "theorem": theorem.name,
-        "design": model.design,
-        "property": prop.id,
-        "premise": theorem.premise,
-        "hot_add": theorem.hot_add,
+        "theorem": question.theorem,
+        "design": design,
+        "property": question.claim,
+        "premise": question.premise,
+        "hot_add": hot_add,
         "invariant": tuple(smtlib.text(f) for f in invariant),
         "files": {name: _sha256(text.encode()) for name, text in scripts.items()},
     })
+    if _is_written(folder, manifest, scripts):
+        return manifest
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _make_room(folder)
         for name, text in scripts.items():
             (folder / name).write_bytes(text.encode())
         draft = folder / f".{MANIFEST}.{os.getpid()}"
-        draft.write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n", "utf-8")
+        draft.write_text(_text_of(manifest), "utf-8")
         draft.replace(folder / MANIFEST)
     except OSError as error:
         raise InputError(
@@ -182,6 +250,21 @@ def write(theorem: Theorem, model: Model, folder: Path) -> Manifest:
             "name a folder that you may write to",
         ) from None
     return manifest
+
+
+def _is_written(folder: Path, manifest: Manifest, scripts: Mapping[str, str]) -> bool:
+    """Whether a folder holds this very certificate, as far as sizes tell."""
+    try:
+        if (folder / MANIFEST).read_text("utf-8") != _text_of(manifest):
+            return False
+        sizes = {p.name: p.stat().st_size for p in folder.iterdir() if p.name != MANIFEST}
+    except (OSError, UnicodeDecodeError):
+        return False
+    return sizes == {name: len(text.encode()) for name, text in scripts.items()}
+
+
+def _text_of(manifest: Manifest) -> str:
+    return manifest.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
 def _make_room(folder: Path) -> None:
@@ -243,31 +326,20 @@ def _read(path: Path, limit: int) -> bytes:
         raise InputError(
             f"cannot be read: {error.strerror}", str(path),
             "not the folder of a certificate, or a part of it is missing",
-            "name a folder that `dmaproof check` wrote",
+            "name a folder that `dmaproof check` or `dmaproof study` wrote",
         ) from None
 
 
 def _rebuild(manifest: Manifest, where: str) -> dict[str, str]:
-    design = manifest.design
-    if design.name in builtin_names() and design != load_design(design.name):
-        raise InputError(
-            f"its design is called {design.name} but is not the built-in design of that name",
-            where, "an edited design, or another version of the built-in one",
-            "give the design a name of its own, or write the certificate again",
-        )
-    prop = find(manifest.property)
+    _is_builtin(manifest.design, where)
     try:
-        model = build(design, manifest.hot_add)
-        obstacle = applicable(prop, model)
-        reader = smtlib.Reader(model.core)
+        question = _question(manifest, where)
+        reader = smtlib.Reader(question.system)
     except (TypeError, ValueError, KeyError, AssertionError) as error:
         raise InputError(f"no model can be built of its design: {error}", where, "", "") from None
-    if obstacle:
-        raise InputError(obstacle, where, "the manifest was changed", _AGAIN)
-    name = theorem_name(design.name, prop.id, manifest.premise, manifest.hot_add)
-    if manifest.theorem != name:
+    if manifest.theorem != question.theorem:
         raise InputError(
-            f"claims theorem {manifest.theorem!r}, but its keys say {name!r}", where,
+            f"claims theorem {manifest.theorem!r}, but its keys say {question.theorem!r}", where,
             "the manifest was changed", _AGAIN,
         )
     invariant = []
@@ -279,7 +351,47 @@ def _rebuild(manifest: Manifest, where: str) -> dict[str, str]:
                 f"clause {number} of the invariant is no formula over this design: {error}",
                 where, "the manifest was changed, or belongs to another design", _AGAIN,
             ) from None
-    return obligations(model, prop, manifest.premise, invariant, name)
+    return question.scripts(invariant)
+
+
+def _is_builtin(design: Design | StudyDesign, where: str) -> None:
+    """Test that a design with the name of a built-in one is that one."""
+    known: Design | StudyDesign | None
+    if isinstance(design, StudyDesign):
+        known = scenarios.builtins().get(design.name)
+    else:
+        known = load_design(design.name) if design.name in builtin_names() else None
+    if known is not None and design != known:
+        raise InputError(
+            f"its design is called {design.name} but is not the built-in design of that name",
+            where, "an edited design, or another version of the built-in one",
+            "give the design a name of its own, or write the certificate again",
+        )
+
+
+def _question(manifest: Manifest, where: str) -> Question:
+    """Return what a manifest is about.
+
+    Raises:
+        InputError: no such claim, or one without meaning for the design.
+        TypeError, ValueError, KeyError, AssertionError: no model can be built of the design.
+
+    """
+    design = manifest.design
+    if isinstance(design, Design):
+        prop = find(manifest.property)
+        model = build(design, manifest.hot_add)
+        obstacle = applicable(prop, model)
+        if obstacle:
+            raise InputError(obstacle, where, "the manifest was changed", _AGAIN)
+        return _of_model(model, prop, manifest.premise)
+    claims = design.scenario.claims
+    if manifest.property not in claims or manifest.premise is not Premise.NONE or manifest.hot_add:
+        raise InputError(
+            f"the design makes no claim {manifest.property!r} without a premise", where,
+            "the manifest was changed", _AGAIN,
+        )
+    return _of_claim(design, claims[manifest.property])
 
 
 def _compare(folder: Path, manifest: Manifest, scripts: Mapping[str, str]) -> None:

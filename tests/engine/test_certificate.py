@@ -160,7 +160,7 @@ def test_no_clause_of_any_theorem_can_be_dropped(name: str) -> None:
         found, model = theorem(key)
         rest = (*found.invariant[:i], *found.invariant[i + 1 :])
         invariant = [c.closed for c in rest]
-        scripts = obligations(model, find(found.property), found.premise, invariant, found.name)
+        scripts = obligations(model, find(found.property), found.premise, invariant)
         answers = (ask(s, n, 3.0).answer for n, s in scripts.items())
         assert any(a is not Answer.UNSAT for a in answers), (found.name, i)
 
@@ -168,7 +168,7 @@ def test_no_clause_of_any_theorem_can_be_dropped(name: str) -> None:
 def _rejected(model: Model, found: Theorem, seconds: float = 3.0) -> list[str]:
     """The obligations that cvc5 refutes (stronger than: does not accept)."""
     invariant = [c.closed for c in found.invariant]
-    scripts = obligations(model, find(found.property), found.premise, invariant, found.name)
+    scripts = obligations(model, find(found.property), found.premise, invariant)
     return [n for n, s in scripts.items() if ask(s, n, seconds).answer is Answer.SAT]
 
 
@@ -195,7 +195,7 @@ def test_an_update_left_out_is_refused_and_where_it_matters_cvc5_says_so(
     changed = model.system.with_action(model.system.action(name).without_update(rel))
     other = replace(model, system=changed)
     invariant = [c.closed for c in found.invariant]
-    scripts = obligations(other, find(found.property), found.premise, invariant, found.name)
+    scripts = obligations(other, find(found.property), found.premise, invariant)
     file = f"consecution-{name}.smt2"
     if file in scripts:  # an action without updates is no action
         (folder / file).write_text(scripts[file])
