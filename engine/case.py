@@ -112,10 +112,22 @@ class Case:
         """How a trace calls a group."""
         return f"group {group}"
 
-    def mates(self, function: Bdf) -> list[Bdf]:
-        """The functions of a function's group, itself included."""
+    def mates(self, function: Bdf, limit: int | None = None) -> list[Bdf]:
+        """The functions of a function's group, itself included.
+
+        Args:
+            function: one of them.
+            limit: of a group with more functions than this only the first two of each kind; None:
+                always all.
+        """
         members = self._mates[self.group_of[function]]
-        return [m for m in members if m in self.reach.number]
+        mates = [m for m in members if m in self.reach.number]
+        if limit is None or len(mates) <= limit:
+            return mates
+        alike: dict[tuple[object, ...], list[Bdf]] = {}
+        for mate in mates:
+            alike.setdefault(self._kind[mate], []).append(mate)
+        return [mate for some in alike.values() for mate in some[:2]]
 
     # -- worlds -----------------------------------------------------------------------------
 

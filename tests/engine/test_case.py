@@ -198,3 +198,15 @@ def test_pairs_are_found_behind_other_mates() -> None:
         assert met(case, model) == met_by_all(case, model)
         assert Premise.ONE_FUNCTION not in met(case, model)
         assert Premise.LONE_GROUPS not in met(case, model)
+
+
+def test_two_mates_of_each_kind_stand_for_a_large_group() -> None:
+    case = case_of(generated(200), "components", static_fabric="on")
+    first = case.functions[0].bdf
+    every, some = case.mates(first), case.mates(first, 32)
+    assert len(every) > 32 > len(some)
+    assert set(some) < set(every)
+    kinds = {case._kind[mate] for mate in every}
+    assert {case._kind[mate] for mate in some} == kinds
+    assert len(some) <= 2 * len(kinds)
+    assert case.mates(first, len(every)) == every
