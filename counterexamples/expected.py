@@ -7,7 +7,7 @@ compares. Where a row of the claims turned out wrong, its `note` says what is ri
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -262,8 +262,13 @@ class _SearchOnly(Prover):
 
 @dataclass
 class Asker:
-    """Asks the judges, and keeps theorems and searches of a design for its next question."""
+    """Asks the judges, and keeps theorems and searches of a design for its next question.
 
+    Attributes:
+        driver: makes the engines of a design.
+    """
+
+    driver: Callable[[Model, Prover], Driver] = Driver
     _drivers: dict[tuple[Design, bool, bool], Driver] = field(default_factory=dict)
 
     def judge(
@@ -274,7 +279,7 @@ class Asker:
         key = (design, judge.model.scheme.hot_add, search)
         if key not in self._drivers:
             prover = _SearchOnly(judge.model) if search else Prover(judge.model)
-            self._drivers[key] = Driver(judge.model, prover)
+            self._drivers[key] = self.driver(judge.model, prover)
         judge.driver = self._drivers[key]
         return judge
 

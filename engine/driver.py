@@ -132,12 +132,12 @@ class Driver:
         abstract = anonymous(world)
         known = self._searches.get(_Key(abstract, budget))
         if known is None:
-            known = search(
-                self.model.system, abstract.instance(*COUNTS), self._targets(),
-                max_states=budget, seconds=SEARCH_SECONDS,
-            )
-            self._searches[_Key(abstract, budget)] = known
+            known = self._searches[_Key(abstract, budget)] = self._search_of(abstract, budget)
         return known
+
+    def _search_of(self, world: World, budget: int) -> Search:
+        return search(self.model.system, world.instance(*COUNTS), self._targets(),
+                      max_states=budget, seconds=SEARCH_SECONDS)
 
     def _targets(self) -> dict[str, Formula]:
         """What a run may lead to: a violation, or for a `can` property its witness."""

@@ -42,11 +42,11 @@ def meaning(scenario: Scenario, goal: Formula) -> str:
 
 
 def _world_parts(scenario: Scenario) -> list[str]:
-    return [smtlib.system_text(scenario.system), *map(_text_of, scenario.instances)]
+    return [smtlib.system_text(scenario.system), *map(world_text, scenario.instances)]
 
 
-def _text_of(instance: Instance) -> str:
-    """A small world as text, whatever the order in which it was built."""
+def world_text(instance: Instance) -> str:
+    """Return a small world as text, whatever the order in which it was built."""
     return repr((
         sorted((s.name, e) for s, e in instance.elements.items()),
         sorted((f.name, sorted(t.items())) for f, t in instance.functions.items()),

@@ -1,0 +1,302 @@
+"""Answers to the questions of the study, one job at a time, in whichever process is asked.
+
+A job is what shares engines: all claims of one design, all checks of one bind design, one lemma.
+Nothing here compares with what is expected.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dmaproof.counterexamples import runs
+from dmaproof.counterexamples.expected import (
+    Asker,
+    Found,
+    VerdictCheck,
+    complaints,
+    table,
+)
+from dmaproof.counterexamples.study.searches import CachedDriver
+from dmaproof.counterexamples.verdict import Result, Verdict, slug
+from dmaproof.engine import certificate
+from dmaproof.engine.cache import Cache, key_of, program
+from dmaproof.engine.known import Known
+from dmaproof.engine.scenarios import Found as Decided
+from dmaproof.engine.scenarios import Open, Proved, Run
+from dmaproof.engine.theorems import Theorem
+from dmaproof.model.scenario import Claim, ClaimKind, StudyDesign, builtins
+from dmaproof.model.vfio.build import Model
+from dmaproof.model.vtd import lemmas
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is asked in one go.
+
+    Attributes:
+        kind: ``scenario``, ``lemma``, ``fabric`` or ``matrix``.
+        name: a design, a lemma or a theorem.
+        parts: for a scenario its claims; for the matrix (row, place of the check) in turn.
+    """
+
+    kind: str
+    name: str
+    parts: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        question: what was asked: the job's kind and names; for the matrix (row, check) and subject.
+        found: as the claim was asked.
+        scope: ``any`` (any number of everything, any run), ``values`` (all values of the bits),
+            ``shapes`` (all fabrics up to a size), ``machine`` or ``instance`` (a small world).
+        reason: one sentence.
+        about: names of what it is about: design, claim, machine, property, lemma, theorem.
+        assumptions: literals that it rests on.
+        origin: ``engines``, ``library`` or ``cache``.
+        by_hand: how many clauses of the invariant were written by hand.
+        trace, certificate: files, where they were written.
+        wrong: what a check complains about besides the result.
+    """
+
+    question: tuple[Any, ...]
+    found: Result
+    scope: str
+    reason: str
+    about: dict[str, str] = field(default_factory=dict)
+    assumptions: dict[str, str] = field(default_factory=dict)
+    premise: str = ""
+    origin: str = "engines"
+    by_hand: int = 0
+    seconds: float = 0.0
+    trace: str | None = None
+    certificate: str | None = None
+    wrong: tuple[str, ...] = ()
+
+
+def undecided(question: tuple[Any, ...], reason: str) -> Answer:
+    """Return the answer of an engine that gave none."""
+    return Answer(question, "undecided", "", reason)
+
+
+def questions(job: Job) -> list[tuple[Any, ...]]:
+    """Return what a job is asked, as far as that is known before it is answered."""
+    if job.kind in ("scenario", "matrix"):
+        return [(job.kind, job.name, part) for part in job.parts]
+    return [(job.kind, job.name)]
+
+
+@dataclass
+class Answerer:
+    """Answers jobs; engines of a design are kept for its next question.
+
+    Attributes:
+        cache: answers of earlier runs.
+        out: folder for traces and certificates (None: nothing is written).
+        seconds: time for one question.
+        library: whether the package's known answers are used, too.
+    """
+
+    cache: Cache
+    out: Path | None = None
+    seconds: float = 60.0
+    library: bool = True
+    _theorems: dict[str, tuple[Theorem, Model]] = field(default_factory=dict)
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known(self.cache, self.library)
+
+    @cached_property
+    def _asker(self) -> Asker:
+        return Asker(lambda model, prover: CachedDriver(
+            model, prover, cache=self.cache, noted=self._theorems
+        ))
+
+    def answers(self, job: Job) -> Iterator[Answer]:
+        """Answer a job, question by question."""
+        start = time.perf_counter()
+        for answer in self._of(job):
+            now = time.perf_counter()
+            yield replace(answer, seconds=now - start)
+            start = now
+
+    def _of(self, job: Job) -> Iterator[Answer]:
+        if job.kind == "matrix":
+            yield from self._matrix(job)
+            return
+        for question in questions(job):
+            try:
+                if job.kind == "scenario":
+                    yield self._claim(question, builtins()[job.name], question[2])
+                elif job.kind == "lemma":
+                    yield self._lemma(question, job.name)
+                else:
+                    yield undecided(question, f"no engine answers questions of kind {job.kind}")
+            except Exception as error:
+                # A verdict must never be lost, nor invented, because an engine broke.
+                yield undecided(question, f"internal error: {error!r}")
+
+    # -- scenarios --------------------------------------------------------------------------
+
+    def _claim(self, question: tuple[Any, ...], design: StudyDesign, name: str) -> Answer:
+        scenario = design.scenario
+        claim = scenario.claims[name]
+        about = {"design": design.name, "claim": name}
+        found, origin = self._known.settle(scenario, claim, self.seconds)
+        answer = self._decided(question, design, claim, found)
+        if claim.kind is ClaimKind.REFUSED and answer.found == "proved":
+            answer = self._called(answer, design, claim)
+        return replace(answer, about=about, origin=origin)
+
+    def _decided(
+        self, question: tuple[Any, ...], design: StudyDesign, claim: Claim, found: Decided
+    ) -> Answer:
+        can = claim.kind is ClaimKind.CAN
+        match found:
+            case Proved(invariant, by_hand):
+                answer = Answer(
+                    question, "refuted" if can else "proved", "any",
+                    f"never: {claim.says}" if can else claim.says, by_hand=len(by_hand),
+                )
+                if self.out is None:
+                    return answer
+                folder = self.out / "certificates" / slug(f"{design.name}--{claim.id}")
+                certificate.write_claim(design, claim, invariant, folder)
+                return replace(answer, certificate=str(folder))
+            case Run():
+                return self._shown(question, design, claim, found)
+            case Open(reason, exhausted):
+                clean = "; the small worlds have no run" if exhausted else ""
+                return undecided(question, f"{reason}{clean}")
+
+    def _shown(
+        self, question: tuple[Any, ...], design: StudyDesign, claim: Claim, run: Run
+    ) -> Answer:
+        can = claim.kind is ClaimKind.CAN
+        trace = runs.confirm(design, claim, run, "happens" if can else "violated")
+        if isinstance(trace, runs.Rejected):
+            return undecided(question, trace.reason)
+        return Answer(
+            question, "proved" if can else "refuted", "instance", trace.end.says,
+            trace=self._written(trace, design, claim),
+        )
+
+    def _called(self, answer: Answer, design: StudyDesign, claim: Claim) -> Answer:
+        """A proof about calls counts only if such a call can be made."""
+        assert claim.when is not None
+        run = self._known.reach(design.scenario, claim.when, self.seconds)
+        if run is None:
+            return undecided(answer.question, "no run to a call as the claim describes was found")
+        trace = runs.confirm(design, claim, run, "refused")
+        if isinstance(trace, runs.Rejected):
+            return undecided(answer.question, trace.reason)
+        return replace(answer, reason=trace.end.says, trace=self._written(trace, design, claim))
+
+    def _written(self, trace: runs.RunTrace, design: StudyDesign, claim: Claim) -> str | None:
+        if self.out is None:
+            return None
+        path = self.out / "traces" / f"{slug(f'{design.name}--{claim.id}')}.json"
+        runs.write(trace, path)
+        return str(path)
+
+    # -- lemmas -----------------------------------------------------------------------------
+
+    def _lemma(self, question: tuple[Any, ...], name: str) -> Answer:
+        lemma = lemmas.LEMMAS[name]
+        about = {"lemma": name, "source": lemma.source}
+        key = key_of(["lemma", name, program("model", "engine")])
+        kept, origin = self.cache.get(key), "cache"
+        verdict = _kept_lemma(lemma, kept)
+        if verdict is None:
+            origin = "engines"
+            verdict = lemmas.decide(lemma, int(self.seconds * 1000))
+            if verdict.result != "undecided":
+                self.cache.put(key, vars(verdict) | {"values": dict(verdict.values)})
+        values = ", ".join(f"{n} = {v:#x}" for n, v in verdict.values.items())
+        match verdict.result:
+            case "proved":
+                return Answer(question, "proved", "values", lemma.says, about, origin=origin,
+                              certificate=self._script(name, verdict.script))
+            case "refuted":
+                return Answer(question, "refuted", "values", f"not so for {values}", about,
+                              origin=origin)
+        return replace(undecided(question, verdict.reason), about=about)
+
+    def _script(self, name: str, script: str) -> str | None:
+        if self.out is None:
+            return None
+        path = self.out / "lemmas" / f"{slug(name)}.smt2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script, "utf-8")
+        return str(path)
+
+    # -- bind designs on machines -----------------------------------------------------------
+
+    def _matrix(self, job: Job) -> Iterator[Answer]:
+        for part in job.parts:
+            question = (job.kind, job.name, part)
+            try:
+                row, place = part
+                check = next(r for r in table().row if r.id == row).check[place]
+                designs = getattr(check, "designs", ())
+                if job.name in designs:
+                    check = check.model_copy(update={"designs": (job.name,)})
+                for found in self._asker.answers(check):
+                    yield self._verdict(question, check, found)
+            except Exception as error:
+                yield undecided(question, f"internal error: {error!r}")
+
+    def _verdict(self, question: tuple[Any, ...], check: Any, found: Found) -> Answer:  # noqa: ANN401
+        # The result itself is compared by the study; here what the check expects besides.
+        wrong = tuple(complaints(check.model_copy(update={"result": found.result}), found))
+        answer = Answer(
+            question, found.result, found.scope, found.reason, {"subject": found.subject},
+            wrong=wrong,
+        )
+        verdict = found.answer
+        if not isinstance(verdict, Verdict):
+            return answer
+        return replace(
+            answer,
+            about={"design": verdict.design, "machine": verdict.machine,
+                   "property": verdict.property},
+            assumptions=verdict.assumptions, premise=verdict.premise,
+            trace=self._trace(check, found), certificate=self._certificate(verdict),
+        )
+
+    def _trace(self, check: VerdictCheck, found: Found) -> str | None:
+        if self.out is None or found.trace is None:
+            return None
+        literals = "".join(f"--{n}={v}" for n, v in check.assume.items())
+        name = f"{found.subject.replace(' / ', '--')}{literals}"
+        path = self.out / "traces" / f"{slug(name)}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found.trace.dump(), "utf-8")
+        return str(path)
+
+    def _certificate(self, verdict: Verdict) -> str | None:
+        if self.out is None or not verdict.theorem:
+            return None
+        folder = self.out / "certificates" / slug(verdict.theorem)
+        certificate.write(*self._theorems[verdict.theorem], folder)
+        return str(folder)
+
+
+def _kept_lemma(lemma: lemmas.Lemma, kept: Any) -> lemmas.LemmaVerdict | None:  # noqa: ANN401
+    """What the cache says of a lemma, if numbers that refute it do so again."""
+    try:
+        verdict = lemmas.LemmaVerdict(**kept) if kept is not None else None
+        if verdict is not None and verdict.result == "refuted":
+            return verdict if lemmas.evaluate(lemma, verdict.values) == (True, False) else None
+    except (TypeError, ValueError, KeyError):
+        return None
+    return verdict
