@@ -30,6 +30,7 @@ from dmaproof.counterexamples.trace import (
     sentence,
     steps_of,
 )
+from dmaproof.engine.cache import appear
 from dmaproof.engine.scenarios import Run
 from dmaproof.model.errors import InputError
 from dmaproof.model.logic.sets import (
@@ -344,4 +345,4 @@ def _world(world: Facts) -> str:
 def write(trace: RunTrace, path: Path) -> None:
     """Write a run, in place of an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(trace.dump(), "utf-8")
+    appear(path, trace.dump().encode())

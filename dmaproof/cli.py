@@ -28,6 +28,7 @@ BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 2, 70, 130, 141
 
 COMMANDS: dict[str, str] = {
     "check": "Prove or refute isolation for designs on machines.",
+    "study": "Decide every row of the study: claims, regressions, known bugs.",
     "groups": "IOMMU groups of machines, and why.",
     "reach": "Why one function acts as another, and what would cut it.",
     "translate": "Outcomes of requests on recorded or made-up table images.",

@@ -109,7 +109,7 @@ class Cache:
         with suppress(OSError):
             path = self._path(key)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _appear(path, _code(secret, body) + b"\n" + body, replace=True)
+            appear(path, _code(secret, body) + b"\n" + body)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -150,12 +150,21 @@ def _secret(folder: Path) -> bytes | None:
             return None
         with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _appear(path, secrets.token_bytes(32), replace=False)
+            appear(path, secrets.token_bytes(32), replace=False)
     return None
 
 
-def _appear(path: Path, data: bytes, *, replace: bool) -> None:
-    """Write a file in one piece; without *replace*, whoever comes first wins."""
+def appear(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file in one piece: a reader sees it whole or not at all.
+
+    Args:
+        path: the file; its folder must exist.
+        data: its content.
+        replace: in place of an older file; without, whoever comes first wins.
+
+    Raises:
+        OSError: it cannot be written, or without *replace* there is one already.
+    """
     draft = path.parent / f".draft-{os.getpid()}-{secrets.token_hex(8)}"
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

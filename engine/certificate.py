@@ -267,10 +267,15 @@ def _text_of(manifest: Manifest) -> str:
     return manifest.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
+def _ours(name: str) -> bool:
+    """Whether a file is a manifest, or the draft of one that a killed process left."""
+    return name == MANIFEST or name.startswith(f".{MANIFEST}.")
+
+
 def _make_room(folder: Path) -> None:
     """Remove an older certificate."""
     old = sorted(folder.iterdir())
-    foreign = [p for p in old if p.name != MANIFEST and p.suffix != ".smt2"]
+    foreign = [p for p in old if p.suffix != ".smt2" and not _ours(p.name)]
     if foreign:
         raise InputError(
             f"holds {foreign[0].name}, which is no part of a certificate", str(folder),

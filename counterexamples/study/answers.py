@@ -7,7 +7,7 @@ Nothing here compares with what is expected.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +17,18 @@ from dmaproof.counterexamples import runs
 from dmaproof.counterexamples.expected import (
     Asker,
     Found,
-    VerdictCheck,
     complaints,
     table,
 )
 from dmaproof.counterexamples.study.searches import CachedDriver
 from dmaproof.counterexamples.verdict import Result, Verdict, slug
 from dmaproof.engine import certificate
-from dmaproof.engine.cache import Cache, key_of, program
+from dmaproof.engine.cache import Cache, appear, key_of, program
 from dmaproof.engine.known import Known
 from dmaproof.engine.scenarios import Found as Decided
 from dmaproof.engine.scenarios import Open, Proved, Run
 from dmaproof.engine.theorems import Theorem
+from dmaproof.model.errors import InputError
 from dmaproof.model.scenario import Claim, ClaimKind, StudyDesign, builtins
 from dmaproof.model.vfio.build import Model
 from dmaproof.model.vtd import lemmas
@@ -149,6 +149,9 @@ class Answerer:
 
     def _claim(self, question: tuple[Any, ...], design: StudyDesign, name: str) -> Answer:
         scenario = design.scenario
+        if name not in scenario.claims:
+            claims = ", ".join(scenario.claims)
+            return undecided(question, f"{design.name} makes no claim {name!r}, but {claims}")
         claim = scenario.claims[name]
         about = {"design": design.name, "claim": name}
         found, origin = self._known.settle(scenario, claim, self.seconds)
@@ -167,11 +170,10 @@ class Answerer:
                     question, "refuted" if can else "proved", "any",
                     f"never: {claim.says}" if can else claim.says, by_hand=len(by_hand),
                 )
-                if self.out is None:
-                    return answer
-                folder = self.out / "certificates" / slug(f"{design.name}--{claim.id}")
-                certificate.write_claim(design, claim, invariant, folder)
-                return replace(answer, certificate=str(folder))
+                name = slug(f"{design.name}--{claim.id}")
+                return self._file(answer, "certificate", f"certificates/{name}", lambda path: (
+                    certificate.write_claim(design, claim, invariant, path)
+                ))
             case Run():
                 return self._shown(question, design, claim, found)
             case Open(reason, exhausted):
@@ -185,10 +187,8 @@ class Answerer:
         trace = runs.confirm(design, claim, run, "happens" if can else "violated")
         if isinstance(trace, runs.Rejected):
             return undecided(question, trace.reason)
-        return Answer(
-            question, "proved" if can else "refuted", "instance", trace.end.says,
-            trace=self._written(trace, design, claim),
-        )
+        answer = Answer(question, "proved" if can else "refuted", "instance", trace.end.says)
+        return self._run(answer, trace, design, claim)
 
     def _called(self, answer: Answer, design: StudyDesign, claim: Claim) -> Answer:
         """A proof about calls counts only if such a call can be made."""
@@ -199,14 +199,31 @@ class Answerer:
         trace = runs.confirm(design, claim, run, "refused")
         if isinstance(trace, runs.Rejected):
             return undecided(answer.question, trace.reason)
-        return replace(answer, reason=trace.end.says, trace=self._written(trace, design, claim))
+        return self._run(replace(answer, reason=trace.end.says), trace, design, claim)
 
-    def _written(self, trace: runs.RunTrace, design: StudyDesign, claim: Claim) -> str | None:
+    def _run(
+        self, answer: Answer, trace: runs.RunTrace, design: StudyDesign, claim: Claim
+    ) -> Answer:
+        name = slug(f"{design.name}--{claim.id}")
+        return self._file(answer, "trace", f"traces/{name}.json",
+                          lambda path: runs.write(trace, path))
+
+    def _file(
+        self, answer: Answer, kind: str, name: str, write: Callable[[Path], object]
+    ) -> Answer:
+        """The answer with a file of it; one that cannot be written costs no verdict."""
         if self.out is None:
-            return None
-        path = self.out / "traces" / f"{slug(f'{design.name}--{claim.id}')}.json"
-        runs.write(trace, path)
-        return str(path)
+            return answer
+        path = self.out / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            return replace(answer, reason=f"{answer.reason} (its {kind} was not written: {reason})")
+        return replace(answer, trace=str(path)) if kind == "trace" else replace(
+            answer, certificate=str(path)
+        )
 
     # -- lemmas -----------------------------------------------------------------------------
 
@@ -224,20 +241,14 @@ class Answerer:
         values = ", ".join(f"{n} = {v:#x}" for n, v in verdict.values.items())
         match verdict.result:
             case "proved":
-                return Answer(question, "proved", "values", lemma.says, about, origin=origin,
-                              certificate=self._script(name, verdict.script))
+                answer = Answer(question, "proved", "values", lemma.says, about, origin=origin)
+                script = verdict.script.encode()
+                return self._file(answer, "certificate", f"lemmas/{slug(name)}.smt2",
+                                  lambda path: appear(path, script))
             case "refuted":
                 return Answer(question, "refuted", "values", f"not so for {values}", about,
                               origin=origin)
         return replace(undecided(question, verdict.reason), about=about)
-
-    def _script(self, name: str, script: str) -> str | None:
-        if self.out is None:
-            return None
-        path = self.out / "lemmas" / f"{slug(name)}.smt2"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(script, "utf-8")
-        return str(path)
 
     # -- bind designs on machines -----------------------------------------------------------
 
@@ -265,30 +276,23 @@ class Answerer:
         verdict = found.answer
         if not isinstance(verdict, Verdict):
             return answer
-        return replace(
+        answer = replace(
             answer,
             about={"design": verdict.design, "machine": verdict.machine,
                    "property": verdict.property},
             assumptions=verdict.assumptions, premise=verdict.premise,
-            trace=self._trace(check, found), certificate=self._certificate(verdict),
         )
-
-    def _trace(self, check: VerdictCheck, found: Found) -> str | None:
-        if self.out is None or found.trace is None:
-            return None
+        if verdict.theorem:
+            return self._file(
+                answer, "certificate", f"certificates/{slug(verdict.theorem)}",
+                lambda path: certificate.write(*self._theorems[verdict.theorem], path),
+            )
+        if found.trace is None:
+            return answer
+        text = found.trace.dump().encode()
         literals = "".join(f"--{n}={v}" for n, v in check.assume.items())
-        name = f"{found.subject.replace(' / ', '--')}{literals}"
-        path = self.out / "traces" / f"{slug(name)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found.trace.dump(), "utf-8")
-        return str(path)
-
-    def _certificate(self, verdict: Verdict) -> str | None:
-        if self.out is None or not verdict.theorem:
-            return None
-        folder = self.out / "certificates" / slug(verdict.theorem)
-        certificate.write(*self._theorems[verdict.theorem], folder)
-        return str(folder)
+        name = slug(f"{found.subject.replace(' / ', '--')}{literals}")
+        return self._file(answer, "trace", f"traces/{name}.json", lambda path: appear(path, text))
 
 
 def _kept_lemma(lemma: lemmas.Lemma, kept: Any) -> lemmas.LemmaVerdict | None:  # noqa: ANN401
