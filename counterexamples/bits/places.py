@@ -105,14 +105,12 @@ class Places:
 
     @cached_property
     def wires(self) -> dict[int, tuple[Bdf, ...]]:
-        """What each requester id is on the wire: its function's own, and aliases of its own.
+        """What each requester id is on the wire: its function's own id, then its DMA aliases.
 
-        The kernel sets up a function under its DMA aliases too, but an alias that is another
-        function's own id stays that function's.
+        The kernel sets a function up under all of them, even where an alias is the own id of
+        another function (drivers/iommu/intel/iommu.c domain_context_mapping).
         """
-        own = {r: self.fabric.requester_ids(self.functions[self.owner(r)]) for r in self.rids}
-        firsts = {ids[0] for ids in own.values()}
-        return {r: (ids[0], *(i for i in ids[1:] if i not in firsts)) for r, ids in own.items()}
+        return {r: self.fabric.requester_ids(self.functions[self.owner(r)]) for r in self.rids}
 
     @cached_property
     def sharers(self) -> dict[Bdf, tuple[int, ...]]:
