@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dmaproof.commands.machine_dmar import dmar
 from dmaproof.commands.options import grouping_option, json_option
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def machine() -> None:
-    """List the built-in machines, show any machine as a tree."""
+    """List the built-in machines, show any machine as a tree, or the units of a DMAR table."""
+
+
+machine.add_command(dmar)
 
 
 @machine.command("list")

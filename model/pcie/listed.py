@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from dmaproof.model.pcie import quirks
@@ -42,6 +43,47 @@ def fill(first: Device, second: Device) -> Device:
     changes["header_type"] = first.header_type or second.header_type
     changes["port_number"] = first.port_number or second.port_number
     return replace(first, unknown=first.unknown & second.unknown, **changes)
+
+
+def from_paths(devices: Sequence[Device], paths: Mapping[Bdf, tuple[str, ...]]) -> list[Device]:
+    """Give bridges their buses, and VMD segments their owner, from sysfs paths.
+
+    Args:
+        devices: all functions of a dump.
+        paths: of each function the addresses from the root bus down, itself last; () if unknown.
+
+    """
+    direct: dict[Bdf, set[int]] = {}
+    below: dict[Bdf, set[int]] = {}
+    owner: dict[Bdf, Bdf] = {}
+    for bdf, texts in paths.items():
+        steps = [Bdf.parse(text) for text in texts]
+        for number, (port, child) in enumerate(pairwise(steps)):
+            if port.domain == child.domain:
+                direct.setdefault(port, set()).add(child.bus)
+                same = {s.bus for s in steps[number + 1 :] if s.domain == port.domain}
+                below.setdefault(port, set()).update(same)
+            else:
+                owner[bdf] = port
+    return [_from_path(device, direct, below, owner) for device in devices]
+
+
+def _from_path(
+    device: Device,
+    direct: Mapping[Bdf, set[int]],
+    below: Mapping[Bdf, set[int]],
+    owner: Mapping[Bdf, Bdf],
+) -> Device:
+    changes: dict[str, Any] = {}
+    bdf = device.bdf
+    if device.secondary is None and bdf in direct:
+        changes = {"secondary": min(direct[bdf]), "header_type": device.header_type or 1}
+    if bdf in below and (changes or device.secondary is not None):
+        reach = max(below[bdf])
+        changes["subordinate"] = max(device.subordinate or 0, reach)
+    if bdf in owner:
+        changes["real_dma"] = owner[bdf]
+    return replace(device, **changes) if changes else device
 
 
 def place(
@@ -125,11 +167,11 @@ def warnings(devices: Iterable[Device]) -> list[str]:
         ({Fact.IDS}, "{} are listed by name only, so quirks are unknown: use lspci -nn or -xxxx"),
         ({Fact.PORT_ABOVE}, "{} must have a port above, but the dump has none: dump all functions"),
     ):
-        places = [
+        places = sorted(
             d.bdf
             for d in devices
             if d.unknown & facts and not (facts == {Fact.ACS} and Fact.KIND in d.unknown)
-        ]
+        )
         if places:
             said.append(text.format(_some(places)))
     return said

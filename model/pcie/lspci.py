@@ -36,7 +36,7 @@ class _Read:
         return 1 + (2 if self.record.data else 0) + 2 * (4 - min(missing, 4))
 
 
-_NOTHING = ([], ["(config space)"])
+_NOTHING: tuple[list[str], ...] = ([], ["(config space)"])
 _Readings = dict[Bdf, _Read]
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from dmaproof.model.errors import InputError
+from dmaproof.model.pcie.contents import as_text, contents, folder_of, is_tar
+from dmaproof.model.pcie.dmar import is_dmar
+from dmaproof.model.pcie.facter import from_facter
 from dmaproof.model.pcie.lspci import read_lspci
-from dmaproof.model.pcie.machine_json import from_json, to_json
+from dmaproof.model.pcie.machine_json import SCHEMA, from_json, to_json
+from dmaproof.model.pcie.sysfs import read_tar, read_tree
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind, Sriov
 
 __all__ = ["SETTINGS", "from_json", "load", "machine", "names", "to_json"]
@@ -26,7 +29,6 @@ SETTINGS: dict[str, Acs | None] = {
 """Names of ACS settings in machine names: SV RR CR UF on; all off; RR UF on; no capability."""
 
 PASID_WIDTH = 20
-_MAX_FILE = 256 << 20
 
 _NAME = re.compile(r"([A-Z0-9]+)(?:\(([^()]*)\))?")
 
@@ -212,9 +214,11 @@ def machine(name: str) -> Machine:
 
 
 def load(path_or_name: str) -> Machine:
-    """Return a machine from an lspci dump, a JSON file, or by its built-in name.
+    """Return a machine from a dump of any kind, or by its built-in name.
 
-    A name wins over a file of the same name; write ``./SS`` for the file.
+    Read are lspci text, machine files and hardware reports in JSON, sysfs as a folder or tar
+    archive; files may be compressed. A name wins over a file of the same name; write ``./SS`` for
+    the file.
 
     Raises:
         InputError: neither a file nor a name, or the file's contents are bad.
@@ -225,46 +229,28 @@ def load(path_or_name: str) -> Machine:
         return machine(path_or_name)
     if not path_or_name or "\0" in path_or_name:
         raise _unknown(path_or_name)
-    text = _read(path_or_name)
-    if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        return from_json(text.lstrip("\ufeff"), path_or_name)
-    return read_lspci(text, path_or_name)
-
-
-def _read(path: str) -> str:
-    try:
-        if not Path(path).exists():
-            raise _unknown(path)
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    folder = folder_of(path_or_name)
+    if folder is not None:
+        return read_tree(folder, path_or_name)
+    data = contents(path_or_name, _unknown)
+    if is_tar(data):
+        return read_tar(data, path_or_name)
+    if is_dmar(data):
         raise InputError(
-            f"cannot read: {reason}", path, "a folder, or no permission", "give a file"
-        ) from error
-    if len(data) > _MAX_FILE:
-        raise InputError(
-            "the file is too large",
-            path,
-            "no dump of a machine has more than 256 MB",
-            "give the output of lspci -xxxx alone",
+            "this is an ACPI DMAR table, which holds IOMMU units and no functions",
+            path_or_name,
+            "a table in place of a dump",
+            f"show it with: dmaproof machine dmar {path_or_name}",
         )
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _binary(path, error.start) from error
-    if "\0" in text:
-        raise _binary(path, text.index("\0"))
-    return text
+    return _from_text(as_text(data, path_or_name), path_or_name)
 
 
-def _binary(path: str, offset: int) -> InputError:
-    return InputError(
-        f"not a text file: byte {offset} is no text",
-        path,
-        "a binary file (lspci output is text)",
-        "record it as root: lspci -xxxx > machine.txt",
-    )
+def _from_text(text: str, where: str) -> Machine:
+    if not text.lstrip("\ufeff \t\r\n").startswith("{"):
+        return read_lspci(text, where)
+    if '"sysfs_bus_id"' in text and SCHEMA not in text[:4096]:
+        return from_facter(text.lstrip("\ufeff"), where)
+    return from_json(text.lstrip("\ufeff"), where)
 
 
 def _unknown(name: str) -> InputError:

@@ -37,7 +37,7 @@ MACHINES: dict[str, Callable[[], bytes]] = {
     "truncated": lambda: DUMP.encode()[:-29],
     "headlines-only": lambda: b"\n".join(x for x in DUMP.encode().split(b"\n") if b"config" in x),
     "binary": lambda: bytes(range(256)) * 64,
-    "utf-16": lambda: DUMP.encode("utf-16"),
+    "utf-32": lambda: DUMP.encode("utf-32"),
     "cyclic": lambda: JSON.replace('"secondary": "0x3"', '"secondary": "0x2"').encode(),
     "claimed-twice": lambda: JSON.replace('"secondary": "0x4"', '"secondary": "0x3"').encode(),
     "duplicate-json": lambda: JSON.replace('"0000:04:00.0"', '"0000:03:00.0"').encode(),

@@ -212,7 +212,7 @@ def test_binary(tmp_path: Path) -> None:
 
 
 def test_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="no PCI tree"):
         load(str(tmp_path))
     with pytest.raises(InputError, match="neither a file nor a built-in machine") as caught:
         load(str(tmp_path / "missing"))

@@ -1,0 +1,215 @@
+"""Groups of machines whose dump leaves something out: what is decided all the same.
+
+What is unknown about a function stands for all it could be. Two machines bound that: in the one
+every unknown port and function isolates, in the other none does. The kernel's rule joins more where
+less isolates (`pci_acs_enabled` only ever keeps functions apart), so every group the machine could
+have lies between the two. A group that both agree on is decided, whatever the dump hides; of the
+rest only the bounds are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import networkx as nx
+
+from dmaproof.model.pcie import quirks
+from dmaproof.model.pcie.acs import REQ_ACS_FLAGS, pci_acs_enabled
+from dmaproof.model.pcie.groups import Group, groups
+from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind
+
+ISOLATING = Acs(0x5F, 0x1D)
+LEAKING = Acs(0x5F, 0)
+_DOUBTFUL = frozenset({Fact.IDS, Fact.KIND, Fact.ACS, Fact.PORT_ABOVE})
+
+_CAUSES: tuple[tuple[frozenset[Fact], str], ...] = (
+    (frozenset({Fact.KIND, Fact.ACS}), "these functions hide their capabilities"),
+    (frozenset({Fact.PORT_ABOVE}), "the dump does not list the port above these functions"),
+    (frozenset({Fact.IDS}), "quirks of these functions are unknown without their ids"),
+)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Functions whose groups cannot be decided.
+
+    Attributes:
+        members: all of them; at worst they are one group, and with nobody else.
+        parts: the groups they form at best.
+        hiding: the functions among them of which something is missing that matters.
+        reason: what is missing, in words.
+
+    """
+
+    members: tuple[Bdf, ...]
+    parts: tuple[tuple[Bdf, ...], ...]
+    hiding: tuple[Bdf, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The groups of a machine, as far as its dump decides them.
+
+    Attributes:
+        groups: those that are the same whatever the dump leaves out.
+        doubts: the rest.
+
+    """
+
+    groups: tuple[Group, ...]
+    doubts: tuple[Doubt, ...]
+
+    def doubt_about(self, bdf: Bdf) -> Doubt | None:
+        """Return the doubt that *bdf* is part of, None if its group is decided."""
+        return next((doubt for doubt in self.doubts if bdf in doubt.members), None)
+
+
+def decide(
+    machine: Machine, algorithm: str = "linux", assume: Mapping[str, bool] | None = None
+) -> Decision:
+    """Return the groups of *machine* that are the same whatever its dump leaves out.
+
+    Args:
+        machine: the topology.
+        algorithm: as for `groups`.
+        assume: as for `groups`.
+
+    Raises:
+        InputError: unknown algorithm.
+
+    """
+    if not any(device.unknown & _DOUBTFUL for device in machine.devices):
+        return Decision(tuple(groups(machine, algorithm, assume)), ())
+    best, worst = bounds(machine)
+    finest = groups(best, algorithm, assume)
+    coarsest = _merged(machine, worst, groups(worst, algorithm, assume))
+    home = {member: group for group in finest for member in group.members}
+    decided: list[Group] = []
+    doubts: list[Doubt] = []
+    for block in coarsest:
+        parts = {home[member].id: home[member] for member in block}
+        if len(parts) == 1:
+            decided.append(next(iter(parts.values())))
+        else:
+            doubts.append(_doubt(machine, best, worst, block, parts.values()))
+    decided.sort(key=lambda group: group.id)
+    numbered = (replace(group, id=number) for number, group in enumerate(decided))
+    return Decision(tuple(numbered), tuple(doubts))
+
+
+def bounds(machine: Machine) -> tuple[Machine, Machine]:
+    """Return *machine* with all that is unknown isolating, and with none of it isolating.
+
+    Nothing is unknown in what is returned.
+    """
+    best, worst = [], []
+    for device in machine.devices:
+        best.append(_isolating(machine, device) if device.unknown else device)
+        worst.append(_leaking(device) if device.unknown else device)
+    return Machine(machine.name, best), Machine(machine.name, worst)
+
+
+def _isolating(machine: Machine, device: Device) -> Device:
+    kind, acs = device.kind, device.acs
+    if Fact.KIND in device.unknown:
+        on_root = machine.on_root(device)
+        if device.is_bridge:
+            # `Machine` makes it an upstream port where it can only be one.
+            kind = PortKind.ROOT_PORT if on_root else PortKind.DOWNSTREAM
+        else:
+            kind = PortKind.RC_INTEGRATED_ENDPOINT if on_root else PortKind.ENDPOINT
+    elif Fact.IDS in device.unknown and not kind.is_pcie and not device.is_bridge:
+        kind = PortKind.ENDPOINT  # a quirk could vouch for it
+    if device.unknown & _DOUBTFUL - {Fact.PORT_ABOVE} and kind.is_pcie:
+        acs = ISOLATING
+    return replace(device, kind=kind, acs=acs, unknown=frozenset())
+
+
+def _leaking(device: Device) -> Device:
+    kind, acs, vendor = device.kind, device.acs, device.vendor
+    if Fact.KIND in device.unknown:
+        if not device.is_bridge:
+            kind = PortKind.ENDPOINT
+        elif _surely_root_port(device):
+            kind = PortKind.ROOT_PORT
+        else:
+            kind = PortKind.CONVENTIONAL_BRIDGE
+    if device.unknown & _DOUBTFUL - {Fact.PORT_ABOVE}:
+        acs = LEAKING if kind.is_pcie else None
+    if Fact.IDS in device.unknown:
+        vendor = 0
+    return replace(device, kind=kind, acs=acs, vendor=vendor, unknown=frozenset())
+
+
+def _surely_root_port(device: Device) -> bool:
+    """Whether the ids alone say so: those that quirks are about."""
+    if device.vendor == quirks.INTEL:
+        return device.device in quirks.INTEL_PCH_ROOT_PORTS | quirks.WIDE_ACS_ROOT_PORTS
+    return quirks.listed(quirks.VOUCHED_PORTS, device)
+
+
+def _merged(machine: Machine, worst: Machine, found: list[Group]) -> list[tuple[Bdf, ...]]:
+    """Join groups that ports which the dump does not list could join.
+
+    Such a port can sit in any slot whose functions do not isolate, and a VMD segment whose owner
+    is not known can belong to any VMD.
+    """
+    graph = nx.Graph()
+    for group in found:
+        nx.add_path(graph, group.members) if len(group.members) > 1 else graph.add_nodes_from(
+            group.members
+        )
+    for segment in sorted({d.bdf.domain for d in machine.devices}):
+        inside = [d for d in machine.devices if d.bdf.domain == segment]
+        lost = [d.bdf for d in inside if Fact.PORT_ABOVE in d.unknown]
+        if not lost:
+            continue
+        near = [
+            d.bdf
+            for d in inside
+            if d.multifunction and not pci_acs_enabled(worst, worst.device(d.bdf), REQ_ACS_FLAGS)
+        ]
+        owners = [d.bdf for d in machine.devices if quirks.is_vmd(d)]
+        far = owners if segment >= quirks.FIRST_VMD_SEGMENT else []
+        nx.add_path(graph, [*lost, *near, *far])
+    return sorted(tuple(sorted(part)) for part in nx.connected_components(graph))
+
+
+def _doubt(
+    machine: Machine,
+    best: Machine,
+    worst: Machine,
+    block: tuple[Bdf, ...],
+    parts: Iterable[Group],
+) -> Doubt:
+    hiding = tuple(bdf for bdf in block if _matters(machine, best, worst, bdf))
+    if not hiding:
+        hiding = tuple(bdf for bdf in block if machine.device(bdf).unknown & _DOUBTFUL)
+    reasons = list(_reasons(machine, hiding))
+    return Doubt(
+        members=block,
+        parts=tuple(sorted(group.members for group in parts)),
+        hiding=hiding,
+        reason="cannot be decided: " + "; ".join(reasons),
+    )
+
+
+def _matters(machine: Machine, best: Machine, worst: Machine, bdf: Bdf) -> bool:
+    device = machine.device(bdf)
+    if Fact.PORT_ABOVE in device.unknown:
+        return True
+    if not device.unknown & _DOUBTFUL:
+        return False
+    answers = {pci_acs_enabled(bound, bound.device(bdf), REQ_ACS_FLAGS) for bound in (best, worst)}
+    return len(answers) == 2
+
+
+def _reasons(machine: Machine, hiding: tuple[Bdf, ...]) -> Iterator[str]:
+    left = list(hiding)
+    for facts, text in _CAUSES:
+        named = [bdf for bdf in left if machine.device(bdf).unknown & facts]
+        if named:
+            yield f"{text}: {', '.join(map(str, named))}"
+        left = [bdf for bdf in left if bdf not in named]
