@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from dmaproof.model.pcie import groups as grouping
 from dmaproof.model.pcie.groups import groups
+from dmaproof.model.pcie.kernel_parameters import KernelParameters, apply
 from dmaproof.model.pcie.lspci import read_lspci
 from dmaproof.model.pcie.machine_json import from_json
 from dmaproof.model.pcie.machines import load
@@ -116,6 +117,25 @@ def test_virtual_functions_and_second_root_bus(kernel) -> None:
     assert len(found.physical) == 2
     assert any(function.startswith("0000:80:") for function in found.groups)
     compare(found)
+
+
+def test_disable_acs_redir(kernel) -> None:
+    """Boot with and without: from the one dump and the parameter come the other's registers."""
+    parts = (
+        Part("pcie-root-port", 2, 0, (Part("edu"),)),
+        Part("pcie-root-port", 3, 0, (Part("edu"),)),
+        Part("pcie-root-port", 3, 1, (Part("nvme,serial=1"),)),
+        Part("ioh3420", 4, 0, (Part("edu"), Part("pvscsi", 0, 1))),
+    )
+    text = "pci=disable_acs_redir=00:03.0;00:03.1;pci:8086:3420"
+    plain, changed = (dump(kernel, Topology(parts, given)) for given in ((), (text,)))
+    assert plain.partition != changed.partition
+    version = tuple(int(part) for part in kernel.release.split(".")[:2])
+    before = read_lspci(plain.lspci())
+    after = apply(before, KernelParameters.parse([text]), kernel=version)
+    booted = read_lspci(changed.lspci())
+    assert [d.acs for d in after.devices] == [d.acs for d in booted.devices]
+    assert {frozenset(map(str, g.members)) for g in groups(after)} == changed.partition
 
 
 EXPRESSIBLE = ["BR", "MF(nocap)"]  # SW(nocap,nocap) has a test of its own

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmaproof.model.pcie.channels import PERMISSIVE, Fabric
-from dmaproof.model.pcie.groups import group_of, groups
+from dmaproof.model.pcie.groups import dma_aliases, group_of, groups
 from dmaproof.model.pcie.lspci import read_lspci
 from dmaproof.model.pcie.topology import Bdf, Machine
 
@@ -43,11 +43,37 @@ def compare(path: Path) -> None:
         above = machine.parent(Bdf.parse(bdf))
         parent = sysfs.split("/")[-2]
         assert parent == (str(above) if above else f"pci{bdf[:7]}"), bdf
+        physical = machine.device(Bdf.parse(bdf)).physfn
+        if "physical_functions" in recorded:
+            assert recorded["physical_functions"].get(bdf) == (str(physical) if physical else None)
 
 
 @pytest.mark.parametrize("path", recordings(OWN), ids=lambda path: path.name)
 def test_kernel_partition(path: Path) -> None:
     compare(path)
+
+
+def test_recordings_with_virtual_functions_and_aliases() -> None:
+    """Two machines have virtual functions; in one, bridges lend their id to what is behind."""
+    owners = {}
+    for path in recordings(OWN):
+        machine, _ = load(path)
+        found = {str(d.bdf): str(d.physfn) for d in machine.devices if d.is_virtual}
+        if found:
+            owners[path.name.split(".")[0]] = found
+    assert {name: len(found) for name, found in owners.items()} == {
+        "virtual-functions": 3,
+        "virtual-functions-below-open-switch": 2,
+    }
+    machine, _ = load(OWN / "oracle-6.1" / "bridge-alias.groups.json")
+    lent = {
+        str(device.bdf): [str(alias) for _, alias in dma_aliases(machine, device.bdf)][1:]
+        for device in machine.functions
+        if not machine.on_root(device)
+    }
+    # Of a PCIe-to-PCI bridge: its secondary bus, devfn 0. Of others: the bridge's own id.
+    assert lent["0000:03:01.0"] == ["0000:02:02.0", "0000:02:00.0"]
+    assert lent["0000:04:01.0"] == ["0000:00:03.0"]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no recordings in {SHARED}")
