@@ -6,5 +6,9 @@
 FAMILIES: dict[str, str] = {
     "entry-update": "dmaproof.model.families.entry_update",
     "pasid-attach": "dmaproof.model.families.pasid_attach",
+    "ownership": "dmaproof.model.families.ownership",
+    "reset-window": "dmaproof.model.families.reset_window",
+    "vdevice": "dmaproof.model.families.vdevice",
+    "context-entry": "dmaproof.model.families.context_entry",
     "invalidation": "dmaproof.model.families.invalidation",
 }
