@@ -10,5 +10,6 @@ FAMILIES: dict[str, str] = {
     "reset-window": "dmaproof.model.families.reset_window",
     "vdevice": "dmaproof.model.families.vdevice",
     "context-entry": "dmaproof.model.families.context_entry",
+    "table-publication": "dmaproof.model.families.table_publication",
     "invalidation": "dmaproof.model.families.invalidation",
 }

@@ -4,19 +4,19 @@ An entry is wider than what hardware fetches at once (128 bits, VT-d 9.6: a PASI
 four such chunks; here a low one, which carries Present, and a high one). A walk fetches the low
 chunk, then the high one; what it used is *mixed* when the chunks come from different contents.
 Context entries (VT-d 9.3) have a chunk of 128 bits in legacy mode, which the driver wrote as two
-quadwords, so the same holds of them one level down.
+quadwords, so the same holds of them one level down; in scalable mode they have two chunks.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dmaproof.model.families.programs import Program, Work, program
 from dmaproof.model.logic.sets import Instance
 from dmaproof.model.logic.system import (
-    Action,
     Actor,
     Guard,
     Module,
@@ -42,6 +42,7 @@ PRESENT = Rel("present", (ENTRY,))
 LOW, HIGH = Rel("low", (ENTRY, CONTENT)), Rel("high", (ENTRY, CONTENT))
 FETCHED = Rel("fetched_low", (ENTRY, CONTENT))  # a walk that has the low chunk, not the high one
 BUSY = Rel("busy", (ENTRY,))  # the driver's lock on the entry
+TARGET = Rel("target", (ENTRY, CONTENT))  # a call runs that is to leave this content
 CACHED = Rel("cached", (ENTRY, CONTENT, CONTENT))  # (low, high) as a walk used them
 
 
@@ -62,11 +63,13 @@ class EntryOptions(Options):
         setup: from an entry that is not present.
         replace: on an entry that is present.
         teardown: on an entry that is present; the new content is that of a zeroed entry.
+        entry: how traces name the entry.
     """
 
     setup: Annotated[tuple[Write, ...], Field(min_length=1, max_length=8)]
     replace: Annotated[tuple[Write, ...], Field(min_length=1, max_length=8)]
     teardown: Annotated[tuple[Write, ...], Field(min_length=1, max_length=8)]
+    entry: Literal["PASID", "context"] = "PASID"
 
     @model_validator(mode="after")
     def _once(self) -> EntryOptions:
@@ -98,29 +101,26 @@ def _write(step: Write) -> list[Update]:
 
 @rule("vtd.entry-update.order", "VT-d 6.5.3.3; drivers/iommu/intel/pasid.c",
       "An entry is changed only while Present is clear and the caches are flushed")
-def _program(
-    name: str, steps: tuple[Write, ...], *, present: bool
-) -> tuple[list[Action], list[Rel]]:
-    """A program as actions, and the relations that say where a running call stands."""
-    places = [Rel(f"{name}_{i}_{s.value.replace('-', '_')}", (ENTRY, CONTENT))
-              for i, s in enumerate(steps)]
+def _program(name: str, steps: tuple[Write, ...], what: str, *, present: bool) -> Program:
     fits = PRESENT(E) if present else not_(PRESENT(E))
-    begin = [Guard("entry-present" if present else "entry-not-present", fits, "-EBUSY"),
-             Guard("entry-not-locked", not_(BUSY(E)))]
-    acts = [action(f"{name}.enter", (E, NEW), begin, [insert(places[0], E, NEW), insert(BUSY, E)],
-                   Actor.USER, f"A {name} of {{e}} to {{new}} begins")]
+    begin = Work(
+        "enter", f"A {name} of {what} {{e}} to content {{new}} begins",
+        (insert(TARGET, E, NEW), insert(BUSY, E)),
+        (Guard("entry-present" if present else "entry-not-present", fits, "-EBUSY"),
+         Guard("entry-not-locked", not_(BUSY(E)))),
+    )
+    works = []
     for i, step in enumerate(steps):
-        guards = [Guard("next-step", places[i](E, NEW))]
-        if step is Write.FLUSH:
+        guards = [Guard("own-target", TARGET(E, NEW))]
+        if step is Write.FLUSH:  # the wait descriptor ends only when walks under way have
             guards.append(Guard("walks-ended", forall((_V1,), not_(FETCHED(E, _V1))),
                                 source="VT-d 6.5.2"))
-        last = i + 1 == len(steps)
-        moved = [delete(places[i], E, NEW),
-                 *([delete(BUSY, E)] if last else [insert(places[i + 1], E, NEW)])]
-        acts.append(action(f"{name}.{step.value}", (E, NEW), guards, [*moved, *_write(step)],
-                           Actor.KERNEL, f"The {name} of {{e}}: {step.value.replace('-', ' ')}"))
-    return acts, places
-
+        updates = _write(step)
+        if i + 1 == len(steps):
+            updates += [delete(TARGET, E, NEW), delete(BUSY, E)]
+        works.append(Work(step.value, f"The {name} of {what} {{e}}: {step.value.replace('-', ' ')}",
+                          tuple(updates), tuple(guards)))
+    return program(name, (E,), begin, works, carried=(NEW,))
 
 
 def _hardware() -> Module:
@@ -133,20 +133,25 @@ def _hardware() -> Module:
     rest = action(
         "walk.high", (E, V, W),
         [Guard("under-way", FETCHED(E, V)), Guard("content", HIGH(E, W))],
-        [delete(FETCHED, E, V), insert(CACHED, E, V, W)], Actor.HARDWARE,
+        [insert(CACHED, E, V, W)], Actor.HARDWARE,
         "The walk fetches the high chunk of {e}: fields of {w}",
     )
-    return Module("walker", rels=(FETCHED, CACHED), actions=(fetch, rest))
+    end = action(
+        "walk.end", (E, V), [Guard("under-way", FETCHED(E, V))], [delete(FETCHED, E, V)],
+        Actor.HARDWARE, "The last walk that holds the low chunk {v} of {e} ends",
+    )
+    return Module("walker", rels=(FETCHED, CACHED), actions=(fetch, rest, end))
 
 
 def build(options: EntryOptions) -> Scenario:
     """The system: one driver program at a time on an entry, walks at any moment."""
-    parts = [_program("setup", options.setup, present=False),
-             _program("replace", options.replace, present=True),
-             _program("teardown", options.teardown, present=True)]
+    what = f"{options.entry} entry"
+    parts = [_program("setup", options.setup, what, present=False),
+             _program("replace", options.replace, what, present=True),
+             _program("teardown", options.teardown, what, present=True)]
     driver = Module(
-        "driver", rels=(PRESENT, LOW, HIGH, BUSY, *(r for _, places in parts for r in places)),
-        actions=tuple(a for acts, _ in parts for a in acts),
+        "driver", rels=(PRESENT, LOW, HIGH, BUSY, TARGET, *(r for p in parts for r in p.stages)),
+        actions=tuple(a for p in parts for a in p.actions),
     )
     mixed: Formula = forall((_E1, _V1, _W1), implies(CACHED(_E1, _V1, _W1), Eq(_V1, _W1)))
     claims = [
@@ -158,7 +163,7 @@ def build(options: EntryOptions) -> Scenario:
     world = Instance({ENTRY: ("entry",), CONTENT: ("old", "new")}, {}, {})
     return Scenario(
         compose("entry-update", driver, _hardware()), {c.id: c for c in claims}, (world,),
-        frames=((E, V), (E, V, W)), stages=tuple(tuple(places) for _, places in parts),
+        frames=((E, V), (E, V, W)), stages=tuple(p.stages for p in parts),
     )
 
 

@@ -50,7 +50,11 @@ class Program:
 
 
 def program(
-    name: str, params: Iterable[Var], begin: Work, steps: Sequence[Work]
+    name: str,
+    params: Iterable[Var],
+    begin: Work,
+    steps: Sequence[Work],
+    carried: tuple[Var, ...] = (),
 ) -> Program:
     """Lay out a program.
 
@@ -59,6 +63,8 @@ def program(
         params: what identifies a running call; every micro-step has them.
         begin: the first micro-step, taken by the user; its guards refuse the call.
         steps: the others, in their order; the call ends with the last one.
+        carried: further parameters of every micro-step; *begin* notes them in relations of the
+            family's own, and the guards of the others read them there.
 
     Raises:
         ValueError: there is nothing after the first micro-step.
@@ -71,7 +77,7 @@ def program(
         Rel(f"{name}_{i}_{w.label.replace('-', '_')}".replace("-", "_"), sorts)
         for i, w in enumerate(steps)
     )
-    acts = [action(f"{name}.{begin.label}", key, begin.guards,
+    acts = [action(f"{name}.{begin.label}", (*key, *carried), begin.guards,
                    [insert(stages[0], *key), *begin.updates], Actor.USER, begin.says)]
     seen: dict[str, int] = {}
     for i, work in enumerate(steps):
@@ -81,7 +87,7 @@ def program(
         if i + 1 < len(steps):
             moved.append(insert(stages[i + 1], *key))
         acts.append(action(
-            f"{name}.{label}", key,
+            f"{name}.{label}", (*key, *carried),
             [Guard("next-step", stages[i](*key)), *work.guards], [*moved, *work.updates],
             Actor.KERNEL, work.says,
         ))
