@@ -18,6 +18,7 @@ from itertools import product
 from typing import Protocol
 
 from dmaproof.model.pcie import acs as kernel
+from dmaproof.model.pcie.groups_v3 import ENHANCED
 from dmaproof.model.pcie.quirks import EC, RR, SV, UF, AcsQuirk
 from dmaproof.model.pcie.topology import ACS_BITS, Acs, Bdf, Machine, PortKind
 from dmaproof.model.rules import rule
@@ -45,6 +46,14 @@ _BIT: dict[RungKind, str] = {
     RungKind.CONVENTIONAL: "",
     RungKind.ROOT_COMPLEX: "RR",
 }
+
+
+DISPUTED: dict[RungKind, tuple[str, bool]] = {
+    RungKind.ROOT_COMPLEX: ("rc_p2p", False),
+    RungKind.LOOPBACK: ("mf_loopback", True),
+    RungKind.OWN_ROOT: ("rp_loopback", True),
+}
+"""Rungs that not all hardware has: the assumption, and whether an ACS capability settles it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,10 @@ class AcsView(Protocol):
         """Whether *bit* acts at *at* on requests for *target*."""
 
 
+_EXTRAS = frozenset({"TB", "DT"})
+"""Bits that do something more when they are on, rather than less when they are off."""
+
+
 class MachineAcs:
     """The ACS settings a machine has.
 
@@ -135,7 +148,8 @@ class MachineAcs:
     @rule(
         "pcie.acs.effect",
         "PCIe Base 6.12.1.1 and 6.12.3; drivers/pci/pci.c pci_acs_flags_enabled",
-        "a bit not implemented counts as in force; with EC on, the egress vector decides for RR",
+        "a redirection not implemented counts as in force, as it cannot be switched off; TB and DT "
+        "must be there and on; with EC on, the egress vector decides for RR",
     )
     def in_force(self, at: Bdf, bit: str, target: Bdf | None) -> bool:
         """Whether *bit* acts at *at* on requests for *target*.
@@ -145,10 +159,12 @@ class MachineAcs:
         """
         quirk = self._quirk(at)
         if quirk is not None:
-            return quirk.satisfied(ACS_BITS[bit])
+            return bit not in _EXTRAS and quirk.satisfied(ACS_BITS[bit])
         registers = self._registers(at)
         if registers is None:
             return False
+        if bit in _EXTRAS:
+            return bool(registers.capability & registers.control & ACS_BITS[bit])
         if bit == "RR" and registers.capability & registers.control & EC:
             index = self._egress_index(at, target)
             return index is not None and bool(registers.egress >> index & 1)
@@ -158,6 +174,23 @@ class MachineAcs:
         """Whether EC is on at *at*, so that its egress vector decides target by target."""
         registers = self._registers(at) if self._quirk(at) is None else None
         return registers is not None and bool(registers.capability & registers.control & EC)
+
+    def drops(self, at: Bdf, target: Bdf) -> bool:
+        """Whether the egress vector of *at* has a request for *target* dropped, not redirected.
+
+        PCIe Base 6.12.1.1: so it is where EC is on, the vector bit is set and RR is off.
+        """
+        registers = self._registers(at)
+        if registers is None or not self.reads_vector(at) or not self.in_force(at, "RR", target):
+            return False
+        return not kernel.pci_acs_flags_enabled(registers, RR)
+
+    def switched_on(self, at: Bdf, mask: int) -> bool:
+        """Whether a bit of *mask*, one of those of ACS Enhanced, is implemented at *at* and on."""
+        registers = self._registers(at)
+        return registers is not None and bool(
+            registers.capability & ENHANCED and registers.control & mask
+        )
 
     def _egress_index(self, at: Bdf, target: Bdf | None) -> int | None:
         """Index of the branch towards *target* in the egress vector of *at*, None if unknown."""
@@ -256,13 +289,12 @@ def opens(acs: AcsView, rung: Rung, target: Bdf) -> Literals | None:
     """
     if rung.bit and acs.in_force(rung.at, rung.bit, target):
         return None
-    if rung.kind is RungKind.ROOT_COMPLEX:
-        return frozenset({("rc_p2p", True)})
-    if rung.kind is RungKind.LOOPBACK and not acs.present(rung.at):
-        return frozenset({("mf_loopback", True)})
-    if rung.kind is RungKind.OWN_ROOT and not acs.present(rung.at):
-        return frozenset({("rp_loopback", True)})
-    return NO_ASSUMPTION
+    if rung.kind not in DISPUTED:
+        return NO_ASSUMPTION
+    name, settled_by_acs = DISPUTED[rung.kind]
+    if settled_by_acs and acs.present(rung.at):
+        return NO_ASSUMPTION
+    return frozenset({(name, True)})
 
 
 def way_up(machine: Machine, source: Bdf) -> Iterator[Bdf]:
