@@ -144,10 +144,11 @@ def functions_share(machine: Machine, first: Device, second: Device) -> bool:
         return False
     if first.multifunction != second.multifunction:
         return True
-    return first.multifunction and (_lax(machine, first) or _lax(machine, second))
+    return first.multifunction and (may_loop_back(machine, first) or may_loop_back(machine, second))
 
 
-def _lax(machine: Machine, device: Device) -> bool:
+def may_loop_back(machine: Machine, device: Device) -> bool:
+    """Whether *device* says that it can reach other functions inside, and nothing stops it."""
     return device.acs is not None and not enabled(machine, device, REQ_ACS_FLAGS)
 
 
@@ -270,7 +271,7 @@ class V3Grouping:
         for mate in machine.slots[bdf.slot]:
             other = machine.device(mate)
             if mate != bdf and functions_share(machine, device, other):
-                lax = device if _lax(machine, device) else other
+                lax = device if may_loop_back(machine, device) else other
                 why = why_not(machine, lax, REQ_ACS_FLAGS)
                 yield mate, f"{bdf} and {mate} are functions of one device and {why}"
 

@@ -1,0 +1,1 @@
+"""Every topology up to a size: shapes, their settings, and the rules read on them."""

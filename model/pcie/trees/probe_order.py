@@ -1,0 +1,136 @@
+"""Groups when devices are probed in any order.
+
+Whoever is probed first founds a group, and the others join what they find. So a join also asks who
+came before whom. The order is a condition per pair of nodes, known or a symbol, as in `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from dmaproof.model.pcie.trees.rules import Cond, Join, Reading, both, either, no
+
+Before = Mapping[tuple[int, int], Cond]
+"""For each ordered pair of nodes: the first is probed before the second."""
+
+
+@dataclass(frozen=True)
+class Probing:
+    """One order of probing a tree.
+
+    Attributes:
+        reading: the rules on the tree.
+        before: the order.
+
+    """
+
+    reading: Reading
+    before: Before
+
+    def joins(self, grouping: str) -> tuple[Join, ...]:
+        """Return the joins of ``linux`` or ``v3`` in this order.
+
+        For ``linux`` no node may have an alias by a quirk: which aliased device is found first
+        would need the whole search of the kernel.
+        """
+        return tuple(self._linux() if grouping == "linux" else self._v3())
+
+    def order_axioms(self, grouping: str) -> Iterator[Cond]:
+        """Yield what an order meets: it is one, and v3 defers what hangs below (EPROBE_DEFER)."""
+        nodes, before = self.reading.shape.nodes, self.before
+        for first, second in combinations(nodes, 2):
+            yield no(both(before[first, second], before[second, first]))
+            yield either(before[first, second], before[second, first])
+        for first in nodes:
+            for second in nodes:
+                for third in nodes:
+                    if len({first, second, third}) == 3:
+                        chain = both(before[first, second], before[second, third])
+                        yield either(no(chain), before[first, third])
+        if grouping == "v3":
+            for node in nodes:
+                above = self.reading.shape.parent(node)
+                if above:
+                    yield before[above, node]
+            yield from self._virtual_after_physical()
+
+    def _virtual_after_physical(self) -> Iterator[Cond]:
+        tree = self.reading.tree
+        for (first, second), device in tree.same_device.items():
+            for virtual, other in ((first, second), (second, first)):
+                physical = both(device, tree.node[virtual].virtual, no(tree.node[other].virtual))
+                yield either(no(physical), self.before[other, virtual])
+
+    # -- Linux up to 7.0 ---------------------------------------------------------------------------
+
+    def _gap(self, node: int) -> Cond:
+        return no(self.reading.path_enabled(node))
+
+    def _linux(self) -> Iterator[Join]:
+        for node in self.reading.shape.nodes:
+            found: Cond = False
+            for port in self.reading.shape.above(node):
+                hit = both(self._climbs_to(port), self.before[port, node])
+                yield node, port, both(hit, no(found))
+                found = either(found, hit)
+            yield from self._friends(node, found)
+
+    def _climbs_to(self, port: int) -> Cond:
+        """Whether a device below looks at the group of *port*.
+
+        First at every bridge that lends its id, then, above the last of them, at every port whose
+        way to the root has a gap.
+        """
+        reading = self.reading
+        lending = (reading.aliasing(other) for other in reading.shape.way_up(port))
+        return both(self._gap(port), either(reading.aliasing(port), no(either(*lending))))
+
+    def _friends(self, node: int, found: Cond) -> Iterator[Join]:
+        """Look among the functions of the topmost device reached, in the order of functions."""
+        reading, shape = self.reading, self.reading.shape
+        for top in shape.way_up(node):
+            here = no(found)
+            if top != node:
+                here = both(here, self._gap(top))
+            parent = shape.parent(top)
+            if parent:
+                here = both(here, no(self._gap(parent)))
+            taken: Cond = False
+            for mate in shape.siblings(top):
+                leaky = reading.leaky_siblings(*sorted((top, mate)))
+                hit = both(leaky, self.before[mate, node])
+                yield node, mate, both(here, hit, no(taken))
+                taken = either(taken, hit)
+
+    # -- the proposal of 2025 ----------------------------------------------------------------------
+
+    def _v3(self) -> Iterator[Join]:
+        """Groups above a node are whole when it is probed; on its bus it joins the first found."""
+        reading, shape = self.reading, self.reading.shape
+        for first, second, condition in reading.v3:
+            if shape.parent(first) == second:
+                yield first, second, condition
+        for bus in (0, *shape.nodes):
+            related = self._related(shape.children(bus))
+            for node in shape.children(bus):
+                taken: Cond = False
+                for mate in shape.siblings(node):
+                    hit = both(related[node, mate], self.before[mate, node])
+                    yield node, mate, both(hit, no(taken))
+                    taken = either(taken, hit)
+
+    def _related(self, nodes: tuple[int, ...]) -> dict[tuple[int, int], Cond]:
+        """Transitive closure of what puts two nodes of one bus together."""
+        linked: dict[tuple[int, int], Cond] = {}
+        for first, second, condition in self.reading.v3:
+            if first in nodes and second in nodes:
+                linked[first, second] = linked[second, first] = condition
+        for middle in nodes:
+            for first in nodes:
+                for second in nodes:
+                    if len({first, middle, second}) == 3:
+                        way = both(linked[first, middle], linked[middle, second])
+                        linked[first, second] = either(linked[first, second], way)
+        return linked
