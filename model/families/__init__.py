@@ -7,6 +7,8 @@ FAMILIES: dict[str, str] = {
     "entry-update": "dmaproof.model.families.entry_update",
     "pasid-attach": "dmaproof.model.families.pasid_attach",
     "ownership": "dmaproof.model.families.ownership",
+    "tlps": "dmaproof.model.families.tlps",
+    "shared-pf": "dmaproof.model.families.shared_pf",
     "pasid-space": "dmaproof.model.families.pasid_space",
     "nesting": "dmaproof.model.families.nesting",
     "container-as-group": "dmaproof.model.families.container_as_group",
