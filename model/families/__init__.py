@@ -14,6 +14,7 @@ FAMILIES: dict[str, str] = {
     "container-as-group": "dmaproof.model.families.container_as_group",
     "reset-window": "dmaproof.model.families.reset_window",
     "vdevice": "dmaproof.model.families.vdevice",
+    "cache-tags": "dmaproof.model.families.cache_tags",
     "context-entry": "dmaproof.model.families.context_entry",
     "table-publication": "dmaproof.model.families.table_publication",
     "invalidation": "dmaproof.model.families.invalidation",

@@ -7,7 +7,7 @@ what excludes two calls is a guard of their first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmaproof.model.logic.system import Action, Actor, Guard, Update, action, delete, insert
 from dmaproof.model.logic.terms import Formula, Rel, Term, Var, or_
@@ -43,6 +43,20 @@ class Program:
     name: str
     stages: tuple[Rel, ...]
     actions: tuple[Action, ...]
+
+    def guarded(self, *guards: Guard) -> Program:
+        """The program with further guards of its first step, such as locks to wait for."""
+        first = self.actions[0]
+        entered = replace(first, guards=(*first.guards, *guards))
+        return replace(self, actions=(entered, *self.actions[1:]))
+
+    def around(self, entered: Update, left: Update) -> Program:
+        """The program with an update more at its first step, and one at its last."""
+        first, *middle, last = self.actions
+        both = replace(first, updates=(*first.updates, entered)), replace(
+            last, updates=(*last.updates, left)
+        )
+        return replace(self, actions=(both[0], *middle, both[1]))
 
     def running(self, *args: Term) -> Formula:
         """A call with these parameters has begun and not ended."""
