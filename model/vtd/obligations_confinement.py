@@ -126,7 +126,8 @@ def confinement(
         [index := z3.BitVec("index", 64)],
         z3.If(memory.owned(z3.LShR(index, 12)), memory.guest[index], memory.array[index]),
     )
-    words: dict[str, Word] = {"address": request.address, "write": request.write}
+    words: dict[str, Word] = {"address": request.address, "write": request.write,
+                              "privileged": request.privileged}
     touched = [outcome.hpa, *(r.address for r in carrier.reads)]
     touched += [address for _, address, _ in carrier.updates]
     return Obligation(

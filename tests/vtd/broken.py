@@ -110,3 +110,52 @@ def first_stage_table_at_wrong_level():
         return original(c, r, locate, nest, nested_bits, level, first, shifted, *rest)
 
     return swapped(first_stage, "step", step)
+
+
+def present_bit_ignored():
+    """First-stage entries count as present whatever P says."""
+    return swapped(first_stage, "PRESENT", 0xFFF)
+
+
+def supervisor_pages_open():
+    """User requests may use supervisor pages (U/S is not checked)."""
+    return swapped(first_stage, "USER", MASK64)
+
+
+def first_stage_write_right_ignored():
+    """R/W of first-stage entries does not matter."""
+    original = first_stage.walk
+
+    def walk(*arguments):
+        target, may_write, executable, bits = original(*arguments)
+        return target, may_write | True, executable, bits
+
+    return swapped(first_stage, "walk", walk)
+
+
+def rights_of_the_leaf_alone():
+    """Second-stage rights are those of the last entry, not of all of them."""
+    original = second_stage.step
+
+    def step(c, r, codes, level, address, write, flags, snoop, table, *_):
+        return original(c, r, codes, level, address, write, flags, snoop, table, True, True)
+
+    return swapped(second_stage, "step", step)
+
+
+def empty_entries_walked():
+    """The second stage goes on below an entry without rights (legacy mode)."""
+    def change(original, c, r, codes, level, address, *rest):
+        frame, may_read, may_write, _, target, bits = original(
+            c, r, codes, level, address, *rest)
+        return frame, may_read | True, may_write | True, level == 1, target, bits
+
+    return _step(change)
+
+
+def pass_through_not_identity():
+    """Pass-through drops the page offset."""
+    def through(c, r, q, privileged, entry):
+        return q.address & (MASK64 ^ 0xFFF), True, True, 12, False
+
+    return swapped(pasid, "_pass", through)
