@@ -257,10 +257,19 @@ def _is_written(folder: Path, manifest: Manifest, scripts: Mapping[str, str]) ->
     try:
         if (folder / MANIFEST).read_text("utf-8") != _text_of(manifest):
             return False
-        sizes = {p.name: p.stat().st_size for p in folder.iterdir() if p.name != MANIFEST}
     except (OSError, UnicodeDecodeError):
         return False
-    return sizes == {name: len(text.encode()) for name, text in scripts.items()}
+    found = sizes(folder)
+    found.pop(MANIFEST, None)
+    return found == {name: len(text.encode()) for name, text in scripts.items()}
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each file of a folder, in bytes; of none where it cannot be read."""
+    try:
+        return {p.name: p.stat().st_size for p in folder.iterdir()}
+    except OSError:
+        return {}
 
 
 def _text_of(manifest: Manifest) -> str:

@@ -20,7 +20,16 @@ from typing import Any, Final
 from dmaproof.engine.cache import Cache, key_of, program
 from dmaproof.engine.induction import Clock, GaveUp
 from dmaproof.engine.library import clause_of, text_of
-from dmaproof.engine.scenarios import Found, Proved, Run, decide, goal_of, reach, verified
+from dmaproof.engine.scenarios import (
+    Found,
+    Inference,
+    Proved,
+    Run,
+    decide,
+    goal_of,
+    reach,
+    verified,
+)
 from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.sets import Instance, ReplayError, Step, holds, replay
 from dmaproof.model.logic.system import System
@@ -38,11 +47,11 @@ def meaning(scenario: Scenario, goal: Formula) -> str:
     Raises:
         ValueError: a name of the system cannot be written in SMT-LIB.
     """
-    return key_of([*_world_parts(scenario), smtlib.text(goal)])
+    return key_of([Inference.of(scenario).once("text", _text_of), smtlib.text(goal)])
 
 
-def _world_parts(scenario: Scenario) -> list[str]:
-    return [smtlib.system_text(scenario.system), *map(world_text, scenario.instances)]
+def _text_of(scenario: Scenario) -> str:
+    return key_of([smtlib.system_text(scenario.system), *map(world_text, scenario.instances)])
 
 
 def world_text(instance: Instance) -> str:
@@ -140,7 +149,7 @@ class Known:
             key = meaning(scenario, goal)
         except ValueError:  # a system that cannot be named cannot be known
             return ask(), "engines"
-        own = key_of([key, program("model", "engine")])
+        own = key_of([key, program("engine", "model.logic")])
         for origin, data in (("library", self._shipped(key)), ("cache", self.cache.get(own))):
             if data is None or (runs_only and "steps" not in data):
                 continue

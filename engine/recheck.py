@@ -88,14 +88,17 @@ class _Obligations:
         self.system = model.core
         self.claims = claims
         clauses = list(dict.fromkeys(c for claim in claims for c in claim.clauses))
-        self.number = {c: i for i, c in enumerate(clauses)}
+        numbers = {c: i for i, c in enumerate(clauses)}
+        # Looked up once: a clause's hash walks through all of it.
+        self.numbers = [[numbers[c] for c in claim.clauses] for claim in claims]
+        self._count = len(clauses)
         premises = {c.premise.value: premise_formula(c.premise, model) for c in claims}
         self.scripts = Scripts(self.system, premises, clauses)
 
     def all(self) -> list[str]:
         """Write every obligation: initiation, consecution by each action, safety."""
         # Every clause is asked initially, those over facts alone, too: no action breaks them.
-        every = range(len(self.number))
+        every = range(self._count)
         found = [self._some_breaks(self.scripts.initiation(every), every, assumed=False)]
         for act in self.system.actions:
             asked = self.scripts.touched(act)
@@ -107,24 +110,24 @@ class _Obligations:
     def _safety(self) -> str:
         lines = self.scripts.state()
         fails = []
-        for claim in self.claims:
+        for claim, numbers in zip(self.claims, self.numbers, strict=True):
             contrary = smtlib.text(not_(claim.goal))
-            fails.append(f"(and {' '.join(self._assumed(claim))} {contrary})")
+            fails.append(f"(and {' '.join(self._assumed(claim, numbers))} {contrary})")
         return _one_of(lines, fails)
 
     def _some_breaks(self, lines: list[str], asked: Sequence[int], *, assumed: bool) -> str:
         """Write "some claim has a clause, of those asked, that fails"; "" if none is asked."""
         choice, fails = set(asked), []
-        for claim in self.claims:
-            numbers = [self.number[c] for c in claim.clauses]
+        for claim, numbers in zip(self.claims, self.numbers, strict=True):
             labels = [broken(i) for i in numbers if i in choice]
             if labels:
-                known = self._assumed(claim) if assumed else [premise(claim.premise.value)]
+                only = [premise(claim.premise.value)]
+                known = self._assumed(claim, numbers) if assumed else only
                 fails.append(f"(and {' '.join(known)} (or false {' '.join(labels)}))")
         return _one_of(lines, fails) if fails else ""
 
-    def _assumed(self, claim: Claim) -> list[str]:
-        return [premise(claim.premise.value), *(hold(self.number[c]) for c in claim.clauses)]
+    def _assumed(self, claim: Claim, numbers: Sequence[int]) -> list[str]:
+        return [premise(claim.premise.value), *map(hold, numbers)]
 
 
 def _one_of(lines: list[str], fails: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ every obligation of it, written as SMT-LIB text of its own, is refuted by z3 ane
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -171,6 +171,13 @@ class Inference:
         self._inductor: Inductor | None = None
         self._alive: set[int] = set()
         self._found: set[Clause] = set()
+        self._once: dict[str, str] = {}
+
+    def once(self, name: str, make: Callable[[Scenario], str]) -> str:
+        """A text about the scenario that is costly to make, made once."""
+        if name not in self._once:
+            self._once[name] = make(self.scenario)
+        return self._once[name]
 
     @classmethod
     def of(cls, scenario: Scenario) -> Inference:

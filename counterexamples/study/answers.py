@@ -7,7 +7,7 @@ Nothing here compares with what is expected.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,9 @@ from dmaproof.counterexamples.study.searches import CachedDriver
 from dmaproof.counterexamples.verdict import Result, Verdict, slug
 from dmaproof.engine import certificate
 from dmaproof.engine.cache import Cache, appear, key_of, program
+from dmaproof.engine.candidates import Clause
 from dmaproof.engine.known import Known
+from dmaproof.engine.library import text_of
 from dmaproof.engine.scenarios import Found as Decided
 from dmaproof.engine.scenarios import Open, Proved, Run
 from dmaproof.engine.theorems import Theorem
@@ -155,13 +157,14 @@ class Answerer:
         claim = scenario.claims[name]
         about = {"design": design.name, "claim": name}
         found, origin = self._known.settle(scenario, claim, self.seconds)
-        answer = self._decided(question, design, claim, found)
+        answer = self._decided(question, design, claim, found, origin)
         if claim.kind is ClaimKind.REFUSED and answer.found == "proved":
             answer = self._called(answer, design, claim)
         return replace(answer, about=about, origin=origin)
 
     def _decided(
-        self, question: tuple[Any, ...], design: StudyDesign, claim: Claim, found: Decided
+        self, question: tuple[Any, ...], design: StudyDesign, claim: Claim, found: Decided,
+        origin: str,
     ) -> Answer:
         can = claim.kind is ClaimKind.CAN
         match found:
@@ -171,20 +174,24 @@ class Answerer:
                     f"never: {claim.says}" if can else claim.says, by_hand=len(by_hand),
                 )
                 name = slug(f"{design.name}--{claim.id}")
+                whole = (design.model_dump_json(by_alias=True), claim.id)
                 return self._file(answer, "certificate", f"certificates/{name}", lambda path: (
-                    certificate.write_claim(design, claim, invariant, path)
+                    self._certified(whole, invariant, path, lambda: certificate.write_claim(
+                        design, claim, invariant, path
+                    ))
                 ))
             case Run():
-                return self._shown(question, design, claim, found)
+                return self._shown(question, design, claim, found, origin)
             case Open(reason, exhausted):
                 clean = "; the small worlds have no run" if exhausted else ""
                 return undecided(question, f"{reason}{clean}")
 
     def _shown(
-        self, question: tuple[Any, ...], design: StudyDesign, claim: Claim, run: Run
+        self, question: tuple[Any, ...], design: StudyDesign, claim: Claim, run: Run, origin: str
     ) -> Answer:
         can = claim.kind is ClaimKind.CAN
-        trace = runs.confirm(design, claim, run, "happens" if can else "violated")
+        trace = runs.confirm(design, claim, run, "happens" if can else "violated",
+                             minimal=origin != "engines")
         if isinstance(trace, runs.Rejected):
             return undecided(question, trace.reason)
         answer = Answer(question, "proved" if can else "refuted", "instance", trace.end.says)
@@ -196,7 +203,7 @@ class Answerer:
         run = self._known.reach(design.scenario, claim.when, self.seconds)
         if run is None:
             return undecided(answer.question, "no run to a call as the claim describes was found")
-        trace = runs.confirm(design, claim, run, "refused")
+        trace = runs.confirm(design, claim, run, "refused", minimal=True)
         if isinstance(trace, runs.Rejected):
             return undecided(answer.question, trace.reason)
         return self._run(replace(answer, reason=trace.end.says), trace, design, claim)
@@ -207,6 +214,20 @@ class Answerer:
         name = slug(f"{design.name}--{claim.id}")
         return self._file(answer, "trace", f"traces/{name}.json",
                           lambda path: runs.write(trace, path))
+
+    def _certified(
+        self, name: tuple[str, ...], clauses: Sequence[Clause], folder: Path,
+        write: Callable[[], object],
+    ) -> None:
+        """Write a certificate, unless an earlier run wrote this very one and it is still there."""
+        key = key_of([
+            "certificate", program("model", "properties", "engine"), str(folder.resolve()), *name,
+            *map(text_of, clauses),
+        ])
+        kept = self.cache.get(key)
+        if not kept or kept != certificate.sizes(folder):
+            write()
+            self.cache.put(key, certificate.sizes(folder))
 
     def _file(
         self, answer: Answer, kind: str, name: str, write: Callable[[Path], object]
@@ -283,9 +304,13 @@ class Answerer:
             assumptions=verdict.assumptions, premise=verdict.premise,
         )
         if verdict.theorem:
+            theorem, model = self._theorems[verdict.theorem]
+            whole = (model.design.model_dump_json(by_alias=True), theorem.name)
             return self._file(
-                answer, "certificate", f"certificates/{slug(verdict.theorem)}",
-                lambda path: certificate.write(*self._theorems[verdict.theorem], path),
+                answer, "certificate", f"certificates/{slug(theorem.name)}",
+                lambda path: self._certified(whole, theorem.invariant, path, lambda: (
+                    certificate.write(theorem, model, path)
+                )),
             )
         if found.trace is None:
             return answer
