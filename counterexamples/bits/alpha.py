@@ -2,6 +2,11 @@
 
 Tables must agree exactly. A cache of the rule layer may hold more than the hardware's (it may evict
 at any time), never less: what a request can reach through hardware must be a hit of the rules.
+
+The context cache knows no PASID: once it holds the entry of a requester id, it leads to every PASID
+of the table. So the run of the rules that the bits are compared with is the trace's, with further
+fills: while hardware holds a context entry, the PASID cache of the rules takes in all that the
+tables give to its requester id. Fills are always allowed, and no step of a trace minds them.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ from collections.abc import Iterator
 from dmaproof.counterexamples.bits.gamma import Gamma
 from dmaproof.counterexamples.bits.host import ProcessFormat, RidFormat, TableFormat
 from dmaproof.model.algebra import PAGE
-from dmaproof.model.logic.sets import State, holds
+from dmaproof.model.logic.sets import apply, holds, initial_state
+from dmaproof.model.logic.system import Action
 from dmaproof.model.logic.terms import Rel
 from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio import vocabulary as v
@@ -30,27 +36,44 @@ class Alpha:
     def __init__(self, gamma: Gamma) -> None:
         self.gamma, self.host = gamma, gamma.host
         self.places, self.scheme = gamma.places, gamma.model.scheme
+        self.state = initial_state(gamma.model.system, gamma.places.instance)
 
-    def differences(self, state: State) -> Iterator[str]:
-        """Yield what the bits and a rule state disagree about, in words."""
-        yield from self._relations(state)
-        rules = self.walks(state)
+    def step(self, act: Action, args: tuple[int, ...]) -> None:
+        """Let the rules take the step that the bits have taken."""
+        self.state = apply(act, args, self.places.instance, self.state)
+
+    def differences(self) -> Iterator[str]:
+        """Yield what the bits and the rules disagree about, in words."""
+        yield from self._relations()
+        rules = self.walks()
         yield from self._tables(rules)
-        yield from self._caches(state, rules)
+        self._fill(rules)
+        yield from self._caches(rules)
+
+    def _fill(self, rules: set[Entry]) -> None:
+        """Fill the rules' PASID cache with what cached context entries lead to."""
+        held = {
+            r for segment, unit in self.host.units.items()
+            for entry in unit.hardware.caches.context
+            for r in self.places.sharers.get(Bdf.from_rid(entry.tag.sid, segment), ())
+        }
+        more = {entry for entry in rules if entry[0] in held}
+        if not more <= self.state[v.PASID_CACHE]:
+            self.state = {**self.state, v.PASID_CACHE: self.state[v.PASID_CACHE] | more}
 
     # -- tables -----------------------------------------------------------------------------
 
-    def walks(self, state: State) -> set[Entry]:
-        """Return what the tables of a rule state give."""
+    def walks(self) -> set[Entry]:
+        """Return what the rules' tables give."""
         instance, walk = self.places.instance, self.scheme.walk(*_VARS)
         return {
             (r, p, s) for r, p, s in instance.tuples(x.sort for x in _VARS)
-            if holds(walk, instance, state, {v.R: r, v.P: p, v.S: s})
+            if holds(walk, instance, self.state, {v.R: r, v.P: p, v.S: s})
         }
 
-    def _relations(self, state: State) -> Iterator[str]:
+    def _relations(self) -> Iterator[str]:
         for rel, found in self.read().items():
-            least, most = set(state[rel]), set(state[rel])
+            least, most = set(self.state[rel]), set(self.state[rel])
             if rel == self.scheme.slot and rel.sorts[0] == v.RID:
                 least, most = self._shared(most)
             for word, part in (("only the bits have", found - most),
@@ -100,12 +123,18 @@ class Alpha:
             bits = self.reached(wire)
             either = {(p, s) for r, p, s in rules if r in sharers}
             every = {(p, s) for p, s in either if all((r, p, s) in rules for r in sharers)}
+            if not any(self._present(r) for r in sharers):
+                every = set()  # a function that is not plugged in sends nothing
             for p, s in sorted(bits - either):
                 yield f"a request of {wire}{self._as(p)} lands in {self._space(s)}," \
                       " which no rule table gives"
             for p, s in sorted(every - bits):
                 yield f"a request of {wire}{self._as(p)} does not land in {self._space(s)}," \
                       " which the rule tables give"
+
+    def _present(self, rid: int) -> bool:
+        function = (self.places.owner(rid),)
+        return not self.scheme.hot_add or function in self.state[v.PRESENT]
 
     def reached(self, wire: Bdf) -> set[tuple[int, int]]:
         """Return the (PASID, space) that the tables give to requests under an id."""
@@ -131,7 +160,7 @@ class Alpha:
 
     # -- caches -----------------------------------------------------------------------------
 
-    def _caches(self, state: State, rules: set[Entry]) -> Iterator[str]:
+    def _caches(self, rules: set[Entry]) -> Iterator[str]:
         for segment, unit in self.host.units.items():
             caches = unit.hardware.caches
             for rel, part in ((v.IOTLB, caches.iotlb), (v.DEVICE_TLB, caches.device)):
@@ -140,22 +169,20 @@ class Alpha:
                     wire = Bdf.from_rid(tag.sid, segment)
                     pasid = self.places.pasid_element(tag.pasid if tag.tagged else None)
                     space = self.space(held.value[0], tag.page)
-                    yield from self._held(state, rel, wire, pasid, space)
+                    yield from self._held(rel, wire, pasid, space)
         if any(u.hardware.caches.context or u.hardware.caches.pasid
                for u in self.host.units.values()):
-            yield from self._through_entries(state, rules)
+            yield from self._through_entries(rules)
 
-    def _held(
-        self, state: State, rel: Rel, wire: Bdf, pasid: int | None, space: int
-    ) -> Iterator[str]:
+    def _held(self, rel: Rel, wire: Bdf, pasid: int | None, space: int) -> Iterator[str]:
         sharers = self.places.sharers.get(wire, ())
-        if not any((r, pasid, space) in state.get(rel, ()) for r in sharers):
+        if not any((r, pasid, space) in self.state.get(rel, ()) for r in sharers):
             yield f"the hardware's {rel.name.replace('_', ' ')} leads {wire}" \
                   f"{self._as(pasid)} to {self._space(space)}, the rules' does not"
 
-    def _through_entries(self, state: State, rules: set[Entry]) -> Iterator[str]:
+    def _through_entries(self, rules: set[Entry]) -> Iterator[str]:
         """Look for what cached context and PASID entries give, past the tables."""
-        held = set(state[v.PASID_CACHE]) | rules
+        held = self.state[v.PASID_CACHE] | rules
         for wire, sharers in self.places.sharers.items():
             hardware = self.host.unit(wire).hardware
             for pasid in self.places.pasids:

@@ -221,7 +221,8 @@ class Gamma:
         layout, rids = self.layout, self._in_group(args["grp"])
         if isinstance(layout, RidFormat):
             for rid in rids:
-                layout.attach(rid, self.host.group(rid))
+                if layout.attached(rid) is None:  # a teardown that clears nothing leaves the old
+                    layout.attach(rid, self.host.group(rid))
             return ""
         if isinstance(layout, TableFormat):
             return "; ".join(dict.fromkeys(filter(None, map(layout.attach, rids))))

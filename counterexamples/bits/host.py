@@ -236,6 +236,11 @@ class RidFormat(Format):
     def attached(self, rid: int) -> Domain | None:
         """Return the domain that the entries of a requester id name (first wire)."""
 
+    def device(self, rid: int, pasids: Pasids) -> list[tuple[Bdf, Command]]:
+        """Return the commands that empty device TLBs of what was asked for without PASID."""
+        plain = tuple(p for p in self.host.places.pasids if self.host.places.pasid(p) is None)
+        return super().device(rid, plain)
+
     def map(self, container: int, space: int) -> None:
         """Map a space into a container's domain."""
         places = self.host.places

@@ -14,8 +14,6 @@ from dmaproof.counterexamples.bits.places import Places, machine_of
 from dmaproof.counterexamples.bits.unit import Kept, NotExecuted, Queued, Tables
 from dmaproof.counterexamples.trace import Trace, instance_of, model_of, replayed, steps_of
 from dmaproof.model.errors import InputError
-from dmaproof.model.logic.sets import State
-from dmaproof.model.logic.sets import replay as rule_states
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model
 
@@ -101,17 +99,17 @@ def replay_on_bits(
 def _run(trace: Trace, model: Model, gamma: Gamma, found: Replay) -> None:
     instance = gamma.places.instance
     steps = steps_of(trace.steps, model, instance)
-    states = rule_states(model.system, instance, steps)
     alpha = Alpha(gamma)
-    _agree(alpha, states[0], "at boot")
+    _agree(alpha, "at boot")
     calls = []
     for number, step in enumerate(steps, 1):
-        params = model.system.action(step.action).params
-        args = {p.name: a for p, a in zip(params, step.args, strict=True)}
+        act = model.system.action(step.action)
+        args = {p.name: a for p, a in zip(act.params, step.args, strict=True)}
         words = {r: gamma.layout.entry_words(r) for r in gamma.places.rids}
         calls.append((step.action, args, words))
         found.steps.append(_done(gamma, step.action, args, trace.steps[number - 1].says))
-        _agree(alpha, states[number], f"after step {number} ({step.action})")
+        alpha.step(act, step.args)
+        _agree(alpha, f"after step {number} ({step.action})")
     end = Ending(gamma, alpha, _objects(trace, gamma), granted(trace.assumptions), calls)
     found.end = end.seen
     show(trace.property, end)
@@ -137,13 +135,13 @@ def _done(gamma: Gamma, action: str, args: Args, says: str) -> Done:
     return Done(action, says, stutter, written, tuple(queued), tuple(kept))
 
 
-def _agree(alpha: Alpha, state: State, when: str) -> None:
+def _agree(alpha: Alpha, when: str) -> None:
     """Compare bits and rules.
 
     Raises:
         NotReproduced: they differ.
     """
-    problem = next(alpha.differences(state), "")
+    problem = next(alpha.differences(), "")
     if problem:
         raise NotReproduced(f"{when}: {problem}")
 

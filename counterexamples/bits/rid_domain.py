@@ -116,7 +116,7 @@ class ScalableRid(RidFormat):
             if old[0] & 1:
                 steps += programs.clear_pasid(where, old, wire.rid, 0)
                 if host.ats:
-                    steps += flushes(host.device_tlb(wire, None))
+                    steps += flushes([c for _, c in self.device(rid, None)])
             host.perform(wire, [*steps, *programs.set_pasid(where, new)])
 
     def detach(self, rid: int) -> None:
