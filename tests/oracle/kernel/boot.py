@@ -72,7 +72,7 @@ def initial_file_system(
         kernel: its busybox and modules are used.
         script: shell commands; they leave their results in /out.
         files: further executable files by path, without leading slash.
-        modules: names of modules; what they depend on is added.
+        modules: names of modules, each with its parameters; what they depend on is added.
 
     """
     archive = Archive()
@@ -81,9 +81,10 @@ def initial_file_system(
     archive.terminal("dev/console", 5, 1)
     archive.file("bin/busybox", kernel.busybox.read_bytes(), executable=True)
     inserts = []
-    for name, content in insertion_order(kernel.modules, modules):
+    asked = {name.replace("-", "_"): words for name, *words in map(str.split, modules)}
+    for name, content in insertion_order(kernel.modules, asked):
         archive.file(f"modules/{name}.ko", content)
-        inserts.append(f"insmod /modules/{name}.ko\n")
+        inserts.append(" ".join(["insmod", f"/modules/{name}.ko", *asked.get(name, ())]) + "\n")
     for name, content in files.items():
         archive.file(name, content, executable=True)
     text = PROLOGUE + "".join(inserts) + script + EPILOGUE
