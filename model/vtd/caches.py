@@ -216,16 +216,13 @@ class CachingCarrier(IntCarrier):
     )
     def context(self, load: Callable[..., Any], registers: Registers, sid: int) -> Value:
         """Return a cached context entry of *sid*, or fetch it."""
-        options = sorted((h for h in self.caches.context if h.tag.sid == sid), key=repr)
-
-        def tag_of(words: Value) -> inv.ContextTag:
-            return inv.ContextTag(sid, words[1] >> 8 & 0xFFFF if self.mode is not Mode.SCALABLE
-                                  else 0)
-
+        options = sorted((h for h in self.caches.context if inv.serves_context(h.tag, sid)),
+                         key=repr)
         words = self._cached(
-            "context", options, tag_of, inv.ContextTag(sid, 0), lambda: load(self, registers, sid)
+            "context", options, lambda w: inv.context_tag(self.mode, sid, w),
+            inv.ContextTag(sid, 0), lambda: load(self, registers, sid),
         )
-        self.did = tag_of(words).did
+        self.did = inv.context_tag(self.mode, sid, words).did
         return words
 
     @rule(
@@ -238,13 +235,14 @@ class CachingCarrier(IntCarrier):
     ) -> Value:
         """Return a cached PASID entry, or fetch directory and entry."""
         options = sorted(
-            (h for h in self.caches.pasid if (h.tag.sid, h.tag.pasid) == (sid, pasid)), key=repr
+            (h for h in self.caches.pasid if inv.serves_pasid(h.tag, sid, pasid)), key=repr
         )
         words = self._cached(
-            "pasid", options, lambda w: inv.PasidTag(sid, pasid, w[1] & 0xFFFF),
+            "pasid", options, lambda w: inv.pasid_tag(sid, pasid, w),
             inv.PasidTag(sid, pasid, 0), lambda: load(self, registers, low, pasid),
         )
-        self.did, self.pgtt, self.number = words[1] & 0xFFFF, words[0] >> 6 & 7, pasid
+        self.did, self.number = inv.pasid_tag(sid, pasid, words).did, pasid
+        self.pgtt = words[0] >> 6 & 7
         return words
 
     @rule(
@@ -258,7 +256,7 @@ class CachingCarrier(IntCarrier):
         """Return a cached rev 2.x PASID entry, or fetch it."""
         nested = bool(context.q0 & 1 << 10)
         options = sorted(
-            (h for h in self.caches.pasid if (h.tag.sid, h.tag.pasid) == (sid, pasid)), key=repr
+            (h for h in self.caches.pasid if inv.serves_pasid(h.tag, sid, pasid)), key=repr
         )
         entry = self._cached(
             "pasid", options, lambda _: inv.PasidTag(sid, pasid, self.did),
@@ -271,8 +269,7 @@ class CachingCarrier(IntCarrier):
         pasid = self.number if first else 0
         return sorted((
             h for h in self.caches.paging
-            if (h.tag.first, h.tag.did, h.tag.pasid) == (first, self.did, pasid)
-            and h.tag.page >> (3 + 9 * h.tag.level) == address >> (3 + 9 * h.tag.level)
+            if h.tag.first == first and inv.serves_paging(h.tag, self.did, pasid, address)
         ), key=repr)
 
     def _paging_tag(self, first: bool, level: int, address: int) -> inv.PagingTag:
@@ -452,10 +449,7 @@ class Hardware:
             return
         for held in self.caches.iotlb:
             tag = held.tag
-            same = (tag.sid, tag.tagged, tag.page) == (
-                request.sid, request.with_pasid, request.address & ~0xFFF
-            )
-            if same and (not tag.tagged or tag.pasid == request.pasid) and (
+            if inv.serves_iotlb(tag, request) and (
                 held.value[3] == (request.with_pasid and request.privileged)
             ):
                 yield held
@@ -483,27 +477,29 @@ class Hardware:
         page = q.address & ~0xFFF
         if outcome.fault:
             if self.registers.cm and outcome.fault in _SECOND_FAULTS and carrier.pgtt != 1:
-                yield _for_iotlb(carrier, q, page, (0, False, False), outcome.fault)
+                yield iotlb_entry(carrier, q, page, (0, False, False), outcome.fault)
             return
         if not (outcome.readable or outcome.writable):
             return
         value = (outcome.hpa & ~0xFFF, outcome.readable, outcome.writable)
         if q.kind is Kind.TRANSLATION:
-            yield "device", Held(_device_tag(q), value)
+            yield "device", Held(device_tag(q), value)
         # A reduced answer (NW=1) says nothing about the page's own rights.
         if q.kind is not Kind.TRANSLATION or not q.no_write:
-            yield _for_iotlb(carrier, q, page, value, 0)
+            yield iotlb_entry(carrier, q, page, value, 0)
 
 
-def _device_tag(q: Request) -> inv.DeviceTag:
+def device_tag(q: Request) -> inv.DeviceTag:
+    """Return the tag under which a device keeps the answer to its translation request."""
     return inv.DeviceTag(
         q.sid, q.with_pasid, q.pasid if q.with_pasid else 0, q.address & ~0xFFF
     )
 
 
-def _for_iotlb(
+def iotlb_entry(
     carrier: CachingCarrier, q: Request, page: int, value: tuple[int, bool, bool], fault: int
 ) -> tuple[str, Held]:
+    """Return what the IOTLB keeps of a request whose lookups *carrier* made."""
     tag = inv.IotlbTag(q.sid, q.with_pasid, carrier.number, carrier.did, carrier.pgtt, page)
     return "iotlb", Held(tag, (*value, q.with_pasid and q.privileged), fault)
 
@@ -518,7 +514,7 @@ def _answered(held: Held, q: Request) -> tuple[tuple[str, Held], ...]:
     frame, may_read, may_write, _ = held.value
     if q.kind is not Kind.TRANSLATION or held.fault or not (may_read or may_write):
         return ()
-    return (("device", Held(_device_tag(q), (frame, may_read, may_write and not q.no_write))),)
+    return (("device", Held(device_tag(q), (frame, may_read, may_write and not q.no_write))),)
 
 
 def _others(script: tuple[int, ...], trace: list[tuple[int, int]]) -> Iterator[tuple[int, ...]]:

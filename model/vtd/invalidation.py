@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from dmaproof.model.algebra import MASK64, Carrier, Cond, Word
+from dmaproof.model.algebra import MASK64, Carrier, Cond, Value, Word
 from dmaproof.model.rules import rule
+from dmaproof.model.vtd.registers import Mode
+from dmaproof.model.vtd.requests import Request
 
 LEGACY_PGTT: Final = 0  # tag of entries made by legacy tables
 
@@ -117,6 +119,40 @@ class DeviceTag(NamedTuple):
     tagged: Cond
     pasid: Word
     page: Word
+
+
+def context_tag(mode: Mode, sid: Word, words: Value) -> ContextTag:
+    """Return the tag of a context entry; in scalable mode it has no DID."""
+    return ContextTag(sid, 0 if mode is Mode.SCALABLE else words[1] >> 8 & 0xFFFF)
+
+
+def pasid_tag(sid: Word, pasid: Word, words: Value) -> PasidTag:
+    """Return the tag of a scalable-mode PASID entry."""
+    return PasidTag(sid, pasid, words[1] & 0xFFFF)
+
+
+def serves_context(tag: ContextTag, sid: Word) -> Cond:
+    """Return whether a lookup for a requester may use the context-cache entry (VT-d 6.2.2)."""
+    return tag.sid == sid
+
+
+def serves_pasid(tag: PasidTag, sid: Word, pasid: Word) -> Cond:
+    """Return whether a lookup may use the PASID-cache entry (VT-d 6.2.3)."""
+    return (tag.sid == sid) & (tag.pasid == pasid)
+
+
+def serves_iotlb(tag: IotlbTag, q: Request) -> Cond:
+    """Return whether a request may use the IOTLB entry, privilege apart (VT-d 6.2.4)."""
+    page = tag.page == q.address & ~0xFFF
+    same = (tag.sid == q.sid) & (tag.tagged == q.with_pasid) & page
+    return same & ((tag.tagged ^ True) | (tag.pasid == q.pasid))
+
+
+def serves_paging(tag: PagingTag, did: Word, pasid: Word, address: Word) -> Cond:
+    """Return whether a walk may use the paging-structure entry of its stage (VT-d 6.2.5)."""
+    bits = 3 + 9 * tag.level
+    same = (tag.did == did) & (tag.pasid == pasid)
+    return same & (tag.page >> bits == address >> bits)
 
 
 @rule(
