@@ -21,6 +21,7 @@ from dmaproof.model.pcie.acs import pasid_path_ok
 from dmaproof.model.pcie.channels import Edge, Fabric
 from dmaproof.model.pcie.device import Bdf, Device
 from dmaproof.model.pcie.groups import Group, group_of, groups
+from dmaproof.model.pcie.side_channels import translated
 from dmaproof.model.pcie.topology import Machine
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Premise
@@ -61,7 +62,7 @@ class Case:
         self.grouping = grouping
         self.assumptions = assumptions
         self.ats = ats
-        self.fabric = like.fabric if like else Fabric(machine)
+        self.fabric: Fabric = like.fabric if like else Fabric(machine)
         self.reach = self.fabric.reach(assumptions.fabric())
         self._like = like
         self._broken: dict[tuple[Premise, str, bool], Pair | None] = {}
@@ -180,7 +181,9 @@ class Case:
         return self._raw(self.machine.device(function))
 
     def _raw(self, device: Device) -> bool:
-        return self.ats and bool(device.ats) and not self.assumptions.effective("ats_honest")
+        if not self.ats or self.assumptions.effective("ats_honest"):
+            return False
+        return translated(self.fabric, device.bdf) is not None
 
     def pair_world(self, function: Bdf, other: Bdf) -> World:
         """Two functions with `acts` as one edge; names are abstract, so that alike pairs agree."""

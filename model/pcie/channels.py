@@ -6,7 +6,7 @@ Edges lead between requesters. Each says what it needs to be true of disputed ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -15,6 +15,7 @@ from itertools import pairwise
 import networkx as nx
 
 from dmaproof.model.pcie import ranges
+from dmaproof.model.pcie.acs import pci_acs_flags_enabled
 from dmaproof.model.pcie.groups import bridge_alias, dma_aliases
 from dmaproof.model.pcie.reach import Numbering, Pair, Reach
 from dmaproof.model.pcie.routing import (
@@ -28,7 +29,8 @@ from dmaproof.model.pcie.routing import (
     path_of,
     way_up,
 )
-from dmaproof.model.pcie.topology import Bdf, Device, Machine
+from dmaproof.model.pcie.side_channels import side_edges, translated
+from dmaproof.model.pcie.topology import ACS_BITS, Bdf, Device, Machine
 from dmaproof.model.rules import rule
 
 Assume = Mapping[str, bool]
@@ -44,6 +46,16 @@ PERMISSIVE: dict[str, bool] = {
 """Every free assumption at its permissive value; those with a default keep it."""
 
 
+NOT_OF_THE_FABRIC: dict[str, bool] = {"ats_honest": False}
+"""Assumptions that edges need but that move no way of a request, at their permissive value."""
+
+_DEFAULTS = PERMISSIVE | NOT_OF_THE_FABRIC
+
+
+ANY_ADDRESS = "any host address"
+"""Where translated requests lead (L5)."""
+
+
 class Channel(StrEnum):
     """How a function reaches what is not its own."""
 
@@ -51,18 +63,29 @@ class Channel(StrEnum):
     MISROUTE = "misroute"
     SPOOF = "spoof"
     ALIAS = "alias"
+    TRANSLATED = "translated request"
+    UNPROTECTED_TARGET = "unprotected target"
+    SHARED_CONTROL = "shared control"
 
+    @property
+    def leak(self) -> str:
+        """Its number among the leak channels: L1 .. L5, L9, L10."""
+        return _NUMBERS[self]
+
+
+_NUMBERS = dict(zip(Channel, ("L1", "L2", "L3", "L4", "L5", "L9", "L10"), strict=True))
 
 _IDENTITY = frozenset({Channel.SPOOF, Channel.ALIAS})
 _CONNECTING = _IDENTITY | {Channel.PEER_TO_PEER}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Cut:
-    """ACS bits (by letter) that would have to be on at *port*."""
+    """An ACS bit (by letter) that would have to be on at *port*; with ``on=False`` off."""
 
     port: Bdf
     bits: str
+    on: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,12 +96,13 @@ class Edge:
         channel: how.
         source: the function that sends.
         target: whose BAR is reached, or whose requester id is used; None for an id that belongs
-            to no other function.
-        rid: the requester id the IOMMU sees (SPOOF, ALIAS), else None.
+            to no other function, and for translated requests, which reach any host address.
+        rid: the requester id the IOMMU sees (SPOOF, ALIAS, TRANSLATED), else None.
         requires: assumption literals the edge needs; empty: it needs none.
         path: the hops, source first.
         cuts: all of these together cut the edge; empty: ACS cannot.
         reason: the same in words.
+        or_cuts: sets of which each would do instead of `cuts`.
 
     """
 
@@ -90,6 +114,29 @@ class Edge:
     path: tuple[Bdf, ...]
     cuts: tuple[Cut, ...]
     reason: str
+    or_cuts: tuple[tuple[Cut, ...], ...] = ()
+
+    @classmethod
+    def cut_by_any(
+        cls,
+        ways: Sequence[tuple[Cut, ...]],
+        channel: Channel,
+        source: Bdf,
+        target: Bdf | None,
+        rid: int | None,
+        requires: Literals,
+        path: tuple[Bdf, ...],
+        reason: str,
+    ) -> Edge:
+        """Return an edge that each of *ways* cuts, the first of them first."""
+        first = ways[0] if ways else ()
+        rest = tuple(ways[1:])
+        return cls(channel, source, target, rid, requires, path, first, reason, rest)
+
+    @property
+    def ways_to_cut(self) -> tuple[tuple[Cut, ...], ...]:
+        """The sets of bits of which each cuts the edge; empty: ACS cannot."""
+        return (self.cuts, *self.or_cuts) if self.cuts else ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +156,7 @@ class SourceCheck:
 
 def holds(requires: Literals, assume: Assume) -> bool:
     """Whether *assume* grants all literals; names it leaves out count as in `PERMISSIVE`."""
-    return all(assume.get(name, PERMISSIVE.get(name)) == value for name, value in requires)
+    return all(assume.get(name, _DEFAULTS.get(name)) == value for name, value in requires)
 
 
 class Fabric:
@@ -175,13 +222,29 @@ class Fabric:
             if requires is not None:
                 opened.append((rung, requires))
         for index, (rung, requires) in enumerate(opened):
-            cuts = _cuts(opened[index:], requires)
+            cuts = self._cuts(opened[index:], requires)
             path = path_of(self.machine, source, rung, target)
             reason = self._why_open(rung, target)
             for channel in (Channel.PEER_TO_PEER, Channel.MISROUTE):
                 yield Edge(channel, source, target, None, requires, path, cuts, reason)
             if not requires:
                 return
+
+    def _cuts(self, opened: list[tuple[Rung, Literals]], granted: Literals) -> tuple[Cut, ...]:
+        """Return what closes all rungs open under the literals *granted*; () if one cannot be."""
+        needed = [rung for rung, requires in opened if requires <= granted]
+        if any(not rung.bit for rung in needed):
+            return ()
+        return tuple(cut for rung in needed for cut in self._closing(rung))
+
+    def _closing(self, rung: Rung) -> Iterator[Cut]:
+        """Yield what closes *rung*: its bit on, and no egress vector that overrules it."""
+        overruled = rung.bit == "RR" and self.acs.reads_vector(rung.at)
+        if overruled:
+            yield Cut(rung.at, "EC", on=False)
+        acs = self.machine.device(rung.at).acs
+        if not overruled or not pci_acs_flags_enabled(acs, ACS_BITS[rung.bit]):
+            yield Cut(rung.at, rung.bit)
 
     def _why_open(self, rung: Rung, target: Bdf) -> str:
         device = self.machine.device(rung.at)
@@ -272,7 +335,7 @@ class Fabric:
             return None  # integrated: the root complex itself puts the requester id in
         requires = {("spoof", True)} | ({("mfd_rid_honest", False)} if sibling else set())
         lax = [port for port in linked if not _in_range(port, rid >> 8)]
-        cuts = (Cut(lax[0].bdf, "SV"),) if lax else ()
+        ways = [(Cut(port.bdf, "SV"),) for port in lax]
         claim = f"{machine.device(source)} puts the requester id of {machine.device(user)} in"
         if lax:
             how = "has SV off" if lax[0].acs is not None else "has no ACS capability"
@@ -282,11 +345,36 @@ class Fabric:
         else:
             reason = f"{claim}: no port checks it"
         up = tuple(way_up(machine, source))
-        return Edge(Channel.SPOOF, source, user, rid, frozenset(requires), up, cuts, reason)
+        return Edge.cut_by_any(
+            ways, Channel.SPOOF, source, user, rid, frozenset(requires), up, reason
+        )
 
     def _path_up(self, source: Bdf, port: Bdf) -> tuple[Bdf, ...]:
         up = tuple(way_up(self.machine, source))
         return up[: up.index(port) + 1]
+
+    def leak_graph(self, assume: Assume) -> nx.MultiDiGraph:
+        """Return every leak edge that *assume* allows, of all channels, keyed by channel.
+
+        Nodes are requesters; what is no function has a node named in words: `ANY_ADDRESS`, or a
+        requester id of nobody. Each graph edge has the attributes ``edge`` and ``channel``. All
+        pairs are asked: use `reach` for large machines.
+        """
+        graph = nx.MultiDiGraph()
+        graph.add_nodes_from(self._nodes)
+        every = [*self.all_edges]
+        for source in self._nodes:
+            every.extend(edge for edge in (translated(self, source),) if edge)
+            for target in self._nodes:
+                every.extend(side_edges(self, source, target))
+        for edge in every:
+            if holds(edge.requires, assume):
+                beyond = ANY_ADDRESS
+                if edge.channel is Channel.ALIAS:
+                    beyond = f"requester id 0x{edge.rid:04x}"
+                where = edge.target or beyond
+                graph.add_edge(edge.source, where, edge=edge, channel=edge.channel)
+        return graph
 
     # -- under given assumptions ---------------------------------------------------------------
 
@@ -470,11 +558,3 @@ class Fabric:
 
 def _in_range(port: Device, bus: int) -> bool:
     return (port.secondary or 0) <= bus <= (port.subordinate or 0)
-
-
-def _cuts(opened: list[tuple[Rung, Literals]], granted: Literals) -> tuple[Cut, ...]:
-    """Return what closes all rungs open under the literals *granted*; () if one cannot be."""
-    needed = [rung for rung, requires in opened if requires <= granted]
-    if any(not rung.bit for rung in needed):
-        return ()
-    return tuple(Cut(rung.at, rung.bit) for rung in needed)

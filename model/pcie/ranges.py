@@ -229,7 +229,7 @@ def _strongly_connected(following: Sequence[Sequence[int]]) -> list[list[int]]:
                 if stack and low[node] < low[stack[-1][0]]:
                     low[stack[-1][0]] = low[node]
                 if low[node] == number[node]:
-                    part = []
+                    part: list[int] = []
                     while not part or part[-1] != node:
                         part.append(open_nodes.pop())
                         done[part[-1]] = True

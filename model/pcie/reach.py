@@ -241,7 +241,8 @@ class Reach:
                 graph.edge(node, ports[at])
                 if not new:
                     break
-                at, node = self._machine.parent(at), ports[at]
+                node = ports[at]
+                at = self._machine.parent(at)
         return graph
 
     @cached_property

@@ -210,3 +210,18 @@ def test_two_mates_of_each_kind_stand_for_a_large_group() -> None:
     assert {case._kind[mate] for mate in some} == kinds
     assert len(some) <= 2 * len(kinds)
     assert case.mates(first, len(every)) == every
+
+
+def test_a_port_that_blocks_translations_keeps_a_dishonest_device_from_raw_requests() -> None:
+    found = machine("SS")
+    for blocks in (False, True):
+        made = Machine("ats", [
+            replace(d, ats=not d.is_bridge,
+                    acs=d.acs and replace(d.acs, control=d.acs.control | 2 * blocks))
+            for d in found.devices
+        ])
+        for honest in ("on", "off"):
+            case = Case(made, "linux", Assumptions.of({"ats_honest": honest}), ats=True)
+            first = case.functions[0].bdf
+            assert case.raw(first) is (not blocks and honest == "off")
+        assert not Case(made, "linux", Assumptions.of({}), ats=False).raw(first)

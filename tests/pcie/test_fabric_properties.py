@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dmaproof.model.pcie.acs import REQ_ACS_FLAGS
 from dmaproof.model.pcie.channels import PERMISSIVE, Channel, Fabric
+from dmaproof.model.pcie.cuts import switched
 from dmaproof.model.pcie.groups import group_of, groups
 from dmaproof.model.pcie.routing import AddressRouter, PrefixRouter, first_prefix_difference
 from dmaproof.model.pcie.topology import ACS_BITS, Acs, Bdf, Machine, PortKind
@@ -60,7 +61,7 @@ def test_permissive_assumptions_never_remove_an_edge(machine: Machine, assume, n
 @given(machines(), assumptions)
 @few
 def test_cuts_cut(machine: Machine, assume) -> None:
-    """Turning on what the edges of a pair ask for leaves no such edge between the two."""
+    """Turning on what the edges of a pair ask for, as often as they ask, leaves no edge."""
     fabric = Fabric(machine)
     for source, target, data in list(fabric.p2p(assume).edges(data=True))[:6]:
         if any(not edge.cuts for edge in data["edges"]):
@@ -69,22 +70,13 @@ def test_cuts_cut(machine: Machine, assume) -> None:
                 for hop in (source, target)
             )
             continue
-        wanted: dict[Bdf, int] = {}
-        for edge in data["edges"]:
-            for cut in edge.cuts:
-                wanted[cut.port] = wanted.get(cut.port, 0) | ACS_BITS[cut.bits]
-        fixed = [
-            replace(device, acs=_with(device.acs, wanted.get(device.bdf, 0)))
-            for device in machine.devices
-        ]
-        assert (source, target) not in Fabric(Machine("cut", fixed)).p2p(assume).edges
-
-
-def _with(acs: Acs | None, bits: int) -> Acs | None:
-    if not bits:
-        return acs
-    base = acs or Acs(0, 0)
-    return Acs(base.capability | bits, base.control | bits)
+        fixed, rounds = machine, 0
+        while (source, target) in (graph := Fabric(fixed).p2p(assume)).edges:
+            asked = [cut for edge in graph.edges[source, target]["edges"] for cut in edge.cuts]
+            fixed = switched(fixed, asked)
+            rounds += 1
+            # A disputed way above shows itself only when the sure one below is cut.
+            assert rounds < 4
 
 
 @given(machines(), assumptions)
