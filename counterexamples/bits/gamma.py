@@ -7,6 +7,8 @@ that no bit shows, the reason why it is a stutter. An action without an entry is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from dmaproof.counterexamples.bits.guest_table import ExtendedGuest, ScalableGuest
 from dmaproof.counterexamples.bits.host import (
@@ -163,10 +165,10 @@ class Gamma:
         for call in ("unbind", "leave", "unmap"):
             for step in (Step.FLUSH_PASID_CACHE, Step.FLUSH_IOTLB, Step.FLUSH_DEVICE_TLB):
                 if f"{call}.{step}" not in STUTTERS:
-                    found[f"{call}.{step}"] = _flusher(self, call, step)
+                    found[f"{call}.{step}"] = partial(self.flush, call, step)
         for cache, inner in _HELD_IN.items():
-            found[f"{cache}.fill"] = _filler(self, cache, inner)
-            found[f"{cache}.evict"] = _evicter(self, cache)
+            found[f"{cache}.fill"] = partial(self.fill, cache, inner)
+            found[f"{cache}.evict"] = partial(self.evict, cache)
         return found
 
     # -- who is meant -----------------------------------------------------------------------
@@ -330,15 +332,22 @@ class Gamma:
         for wire in self.host.wires(args["r"]):
             unit, sid = self.host.unit(wire), wire.rid
             if cache == "pasid-cache":
-                unit.evict("context", lambda tag, _, sid=sid: tag.sid == sid)
-                unit.evict("pasid", lambda tag, _, sid=sid:
-                           (tag.sid, tag.pasid) == (sid, number or 0))
-                continue
-            unit.evict(_NAME_OF[cache], lambda tag, value, sid=sid: (
-                tag.sid == sid and tag.tagged == (number is not None)
-                and tag.pasid == (number or 0) and value[0] & ~(PAGE - 1) == page
-            ))
+                unit.evict("context", partial(_entry_of, sid, None))
+                unit.evict("pasid", partial(_entry_of, sid, number or 0))
+            else:
+                unit.evict(_NAME_OF[cache], partial(_translation_of, sid, number, page))
         return ""
+
+
+def _entry_of(sid: int, pasid: int | None, tag: Any, value: object) -> bool:  # noqa: ANN401
+    return bool(tag.sid == sid and (pasid is None or tag.pasid == pasid))
+
+
+def _translation_of(
+    sid: int, pasid: int | None, page: int, tag: Any, value: tuple[int, ...],  # noqa: ANN401
+) -> bool:
+    mine = (tag.sid, tag.tagged, tag.pasid) == (sid, pasid is not None, pasid or 0)
+    return mine and value[0] & ~(PAGE - 1) == page
 
 
 _HELD_IN = {
@@ -347,15 +356,3 @@ _HELD_IN = {
     "device-tlb": frozenset({"device"}),
 }
 _NAME_OF = {"iotlb": "iotlb", "device-tlb": "device"}
-
-
-def _flusher(gamma: Gamma, call: str, step: Step) -> Callable[[Args], str]:
-    return lambda args: gamma.flush(call, step, args)
-
-
-def _filler(gamma: Gamma, cache: str, caches: frozenset[str]) -> Callable[[Args], str]:
-    return lambda args: gamma.fill(cache, caches, args)
-
-
-def _evicter(gamma: Gamma, cache: str) -> Callable[[Args], str]:
-    return lambda args: gamma.evict(cache, args)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from dmaproof.model.algebra import PAGE, Image
 from dmaproof.model.vtd.builder import Builder
+from dmaproof.model.vtd.caches import Held
+from dmaproof.model.vtd.invalidation import Command
 
 RAM = 64 << 20
 TABLES = 0x0100_0000
@@ -29,23 +31,51 @@ class Written:
     new: int
 
 
+@dataclass(frozen=True)
+class Queued:
+    """One descriptor in the invalidation queue.
+
+    Attributes:
+        address: where it lay.
+        words: its lower two quadwords.
+        command: what it asks for.
+    """
+
+    address: int
+    words: tuple[int, int]
+    command: Command
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One entry that a cache took in or lost."""
+
+    cache: str
+    held: Held
+    taken: bool = True
+
+
+Event = Written | Queued | Kept
+"""What can happen to a machine, in the order in which it happened."""
+
+
 class Journal(Image):
-    """Concrete memory that notes every write in *log*."""
+    """Concrete memory that notes every write, and what else it is told, in *log*."""
 
     __slots__ = ("log",)
 
     def __init__(self) -> None:
         super().__init__(ram=RAM)
-        self.log: list[Written] = []
+        self.log: list[Event] = []
 
     def __setitem__(self, address: int, value: int) -> None:
         old = self[address]
         super().__setitem__(address, value)
         self.log.append(Written(address, old, value))
 
-    def taken(self) -> list[Written]:
-        """Return the writes noted so far and forget them."""
-        found, self.log = self.log, []
+    def taken(self) -> tuple[Event, ...]:
+        """Return what was noted so far and forget it."""
+        found, self.log = tuple(self.log), []
         return found
 
 

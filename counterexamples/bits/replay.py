@@ -9,9 +9,9 @@ from typing import Literal
 from dmaproof.counterexamples.bits.alpha import Alpha
 from dmaproof.counterexamples.bits.gamma import DEFAULT_TABLES, Args, Gamma
 from dmaproof.counterexamples.bits.landing import Ending, NotReproduced, Seen, granted, show
-from dmaproof.counterexamples.bits.memory import Written
+from dmaproof.counterexamples.bits.memory import Event
 from dmaproof.counterexamples.bits.places import Places, machine_of
-from dmaproof.counterexamples.bits.unit import Kept, NotExecuted, Queued, Tables
+from dmaproof.counterexamples.bits.unit import NotExecuted, Tables
 from dmaproof.counterexamples.trace import Trace, instance_of, model_of, replayed, steps_of
 from dmaproof.model.errors import InputError
 from dmaproof.model.vfio import vocabulary as v
@@ -28,17 +28,13 @@ class Done:
         action: its name in the rule layer.
         says: the trace's sentence.
         stutter: why it writes nothing ("" if it may).
-        written: quadwords written to tables, in order.
-        queued: invalidation descriptors, waits included.
-        kept: entries that caches took in or lost.
+        events: quadwords written, descriptors queued, cache entries taken in or lost.
     """
 
     action: str
     says: str
     stutter: str
-    written: tuple[Written, ...] = ()
-    queued: tuple[Queued, ...] = ()
-    kept: tuple[Kept, ...] = ()
+    events: tuple[Event, ...] = ()
 
 
 @dataclass
@@ -125,14 +121,7 @@ def _done(gamma: Gamma, action: str, args: Args, says: str) -> Done:
         stutter = gamma.step(action, args)
     except KeyError:
         raise NotReproduced(f"action {action} has no meaning on the bits") from None
-    written = tuple(w for w in gamma.host.memory.taken() if w.old != w.new)
-    queued: list[Queued] = []
-    kept: list[Kept] = []
-    for unit in gamma.host.units.values():
-        commands, entries = unit.taken()
-        queued += commands
-        kept += entries
-    return Done(action, says, stutter, written, tuple(queued), tuple(kept))
+    return Done(action, says, stutter, gamma.host.memory.taken())
 
 
 def _agree(alpha: Alpha, when: str) -> None:

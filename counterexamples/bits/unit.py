@@ -7,11 +7,10 @@ says so, through the events of `model.vtd.caches`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
-from dmaproof.counterexamples.bits.memory import QUEUES, Journal
+from dmaproof.counterexamples.bits.memory import QUEUES, Journal, Kept, Queued
 from dmaproof.model.algebra import PAGE
 from dmaproof.model.vtd.caches import Hardware, Held
 from dmaproof.model.vtd.invalidation import Command, Op
@@ -54,32 +53,18 @@ class NotExecuted(Exception):
     """The unit did not execute what it was given."""
 
 
-@dataclass(frozen=True)
-class Queued:
-    """One descriptor that the unit processed.
+class Listener(Protocol):
+    """Follows what a unit is given, such as another implementation of it."""
 
-    Attributes:
-        address: where it lay in the queue.
-        words: its lower two quadwords.
-        command: what it asks for.
-    """
+    def before(self, unit: Unit) -> None:
+        """Descriptors are about to be queued; all writes so far come before them."""
 
-    address: int
-    words: tuple[int, int]
-    command: Command
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One entry that a cache took in or lost."""
-
-    cache: str
-    held: Held
-    taken: bool = True
+    def after(self, unit: Unit, status: int, serial: int) -> None:
+        """They have been processed: the wait wrote *serial* to the address *status*."""
 
 
 class Unit:
-    """A remapping unit, its queue, and notes of what it processed.
+    """A remapping unit and its queue; what happens to it is noted in the memory's journal.
 
     Args:
         memory: the memory of the machine.
@@ -95,8 +80,7 @@ class Unit:
         self.queue = Queue(self.hardware, base | (_DW if wide else 0))
         self._status = base + _STATUS
         self._serial = 0
-        self.queued: list[Queued] = []
-        self.kept: list[Kept] = []
+        self.listener: Listener | None = None
 
     def perform(self, steps: Iterable[Step]) -> None:
         """Execute the steps of a driver's program; flushes go through the queue."""
@@ -123,11 +107,15 @@ class Unit:
         tail = self.queue.tail
         for command in batch:
             address = (self.queue.iqa & ~(PAGE - 1)) + tail
-            self.queued.append(Queued(address, encode(command), command))
+            self.memory.log.append(Queued(address, encode(command), command))
             tail = (tail + self.queue.step) % self.queue.size
+        if self.listener is not None:
+            self.listener.before(self)
         self.queue.submit(*batch)
         if self.queue.error or self.memory[self._status] & 0xFFFFFFFF != self._serial:
             raise NotExecuted(f"the invalidation queue stopped at {self.queue.head:#x}")
+        if self.listener is not None:
+            self.listener.after(self, self._status, self._serial)
 
     # -- caches -----------------------------------------------------------------------------
 
@@ -141,7 +129,7 @@ class Unit:
             for cache, held in way.entries:
                 if cache in caches and held not in getattr(self.hardware.caches, cache):
                     self.hardware.keep(((cache, held),))
-                    self.kept.append(Kept(cache, held))
+                    self.memory.log.append(Kept(cache, held))
         return found
 
     def evict(self, cache: str, leaves: Callable[[Any, Any], bool]) -> None:
@@ -149,10 +137,4 @@ class Unit:
         part: set[Held] = getattr(self.hardware.caches, cache)
         gone = {held for held in part if leaves(held.tag, held.value)}
         part -= gone
-        self.kept += [Kept(cache, held, taken=False) for held in sorted(gone, key=repr)]
-
-    def taken(self) -> tuple[list[Queued], list[Kept]]:
-        """Return the notes so far and forget them."""
-        found = self.queued, self.kept
-        self.queued, self.kept = [], []
-        return found
+        self.memory.log += [Kept(cache, held, taken=False) for held in sorted(gone, key=repr)]
