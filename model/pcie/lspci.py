@@ -80,7 +80,7 @@ def _check_content(listings: list[Listing], where: str) -> None:
 
 
 def _listing(listing: Listing, where: str) -> _Readings:
-    extended = any(len(record.data) > EXTENDED for record in listing.values())
+    extended = _extended_read(list(listing.values()))
     words = {bdf: read_words(record) for bdf, record in listing.items()}
     shown = any(word.extended for word in words.values())
     readings = {}
@@ -92,6 +92,21 @@ def _listing(listing: Listing, where: str) -> _Readings:
             device = fill(_decode(record, where, extended=extended), device)
         readings[bdf] = _Read(device, words[bdf], record)
     return readings
+
+
+def _extended_read(records: list[Record]) -> bool:
+    """Whether the extended space was read, by the bytes that each function of a listing has.
+
+    lspci prints 64, 128, 256 or 4096. `write_lspci` and what else says "(config space)" leaves
+    trailing zeros out; there even a listing without one extended byte was read whole. The last
+    function does not tell: the file may be cut there.
+    """
+    if any(len(record.data) > EXTENDED for record in records):
+        return True
+    return any(
+        len(record.data) not in {0, 64, 128, 256} and record.lines[:1] == ["(config space)"]
+        for record in records[:-1]
+    )
 
 
 def _decode(record: Record, where: str, *, extended: bool) -> Device:

@@ -84,7 +84,11 @@ def decide(
         return Decision(tuple(groups(machine, algorithm, assume)), ())
     best, worst = bounds(machine)
     finest = groups(best, algorithm, assume)
-    coarsest = _merged(machine, worst, groups(worst, algorithm, assume))
+    if algorithm == "v3":
+        finest, joined = _by_trees(machine, finest)
+    else:
+        joined = [group.members for each in worst for group in groups(each, algorithm, assume)]
+    coarsest = _merged(machine, worst[0], joined)
     home = {member: group for group in finest for member in group.members}
     decided: list[Group] = []
     doubts: list[Doubt] = []
@@ -93,32 +97,65 @@ def decide(
         if len(parts) == 1:
             decided.append(next(iter(parts.values())))
         else:
-            doubts.append(_doubt(machine, best, worst, block, parts.values()))
+            doubts.append(_doubt(machine, best, worst[0], block, parts.values()))
     decided.sort(key=lambda group: group.id)
     numbered = (replace(group, id=number) for number, group in enumerate(decided))
     return Decision(tuple(numbered), tuple(doubts))
 
 
-def bounds(machine: Machine) -> tuple[Machine, Machine]:
+def _by_trees(machine: Machine, found: list[Group]) -> tuple[list[Group], list[tuple[Bdf, ...]]]:
+    """Bound groups by whole trees: where something is unknown, anything can be in its tree.
+
+    The proposal of 2025 asks for more than isolation (whether there is a capability at all, what
+    else a switch has), so no one machine keeps most apart, nor joins most.
+    """
+    graph = nx.Graph()
+    for device in machine.devices:
+        graph.add_node(device.bdf)
+        near = (machine.parent(device.bdf), device.real_dma, device.physfn, *device.aliases)
+        for other in (*near, *machine.slots[device.bdf.slot]):
+            if other in machine:
+                graph.add_edge(device.bdf, other)
+    trees = [set(part) for part in nx.connected_components(graph)]
+    open_ = [
+        tree
+        for tree in trees
+        if len(tree) > 1 and any(machine.device(bdf).unknown & _DOUBTFUL for bdf in tree)
+    ]
+    finest = [group for group in found if not any(group.members[0] in tree for tree in open_)]
+    coarsest = [group.members for group in finest]
+    for tree in open_:
+        coarsest.append(tuple(sorted(tree)))
+        finest += [Group(-1, (bdf,), ("",)) for bdf in sorted(tree)]
+    return [replace(g, id=n) for n, g in enumerate(finest)], coarsest
+
+
+def bounds(machine: Machine) -> tuple[Machine, tuple[Machine, ...]]:
     """Return *machine* with all that is unknown isolating, and with none of it isolating.
 
-    Nothing is unknown in what is returned.
+    Of the latter there are two where a bridge may be a port or lead to conventional PCI: the rules
+    join other things at the one than at the other, and the bound is both together. Nothing is
+    unknown in what is returned.
     """
-    best, worst = [], []
-    for device in machine.devices:
-        best.append(_isolating(machine, device) if device.unknown else device)
-        worst.append(_leaking(device) if device.unknown else device)
-    return Machine(machine.name, best), Machine(machine.name, worst)
+    best = Machine(
+        machine.name, [_isolating(machine, d) if d.unknown else d for d in machine.devices]
+    )
+    open_ = any(d.is_bridge and Fact.KIND in d.unknown for d in machine.devices)
+    kinds = (PortKind.CONVENTIONAL_BRIDGE, PortKind.ROOT_PORT)
+    worst = tuple(
+        Machine(machine.name, [_leaking(d, kind) if d.unknown else d for d in machine.devices])
+        for kind in (kinds if open_ else kinds[:1])
+    )
+    return best, worst
 
 
 def _isolating(machine: Machine, device: Device) -> Device:
     kind, acs = device.kind, device.acs
     if Fact.KIND in device.unknown:
-        on_root = machine.on_root(device)
         if device.is_bridge:
-            # `Machine` makes it an upstream port where it can only be one.
-            kind = PortKind.ROOT_PORT if on_root else PortKind.DOWNSTREAM
+            kind = _isolating_bridge(machine, device)
         else:
+            on_root = machine.on_root(device)
             kind = PortKind.RC_INTEGRATED_ENDPOINT if on_root else PortKind.ENDPOINT
     elif Fact.IDS in device.unknown and not kind.is_pcie and not device.is_bridge:
         kind = PortKind.ENDPOINT  # a quirk could vouch for it
@@ -127,7 +164,20 @@ def _isolating(machine: Machine, device: Device) -> Device:
     return replace(device, kind=kind, acs=acs, unknown=frozenset())
 
 
-def _leaking(device: Device) -> Device:
+def _isolating_bridge(machine: Machine, device: Device) -> PortKind:
+    """What keeps most apart: a root port, or a switch port where those beside it or below are."""
+
+    def switch(places: Iterable[Bdf]) -> bool:
+        near = map(machine.device, places)
+        return any(d.kind is PortKind.DOWNSTREAM and Fact.KIND not in d.unknown for d in near)
+
+    if switch(machine.children(device.bdf)):
+        return PortKind.UPSTREAM
+    beside = switch(machine.buses[device.bdf.segment_bus])
+    return PortKind.DOWNSTREAM if beside else PortKind.ROOT_PORT
+
+
+def _leaking(device: Device, bridge: PortKind) -> Device:
     kind, acs, vendor = device.kind, device.acs, device.vendor
     if Fact.KIND in device.unknown:
         if not device.is_bridge:
@@ -135,12 +185,15 @@ def _leaking(device: Device) -> Device:
         elif _surely_root_port(device):
             kind = PortKind.ROOT_PORT
         else:
-            kind = PortKind.CONVENTIONAL_BRIDGE
+            kind = bridge
     if device.unknown & _DOUBTFUL - {Fact.PORT_ABOVE}:
         acs = LEAKING if kind.is_pcie else None
     if Fact.IDS in device.unknown:
         vendor = 0
-    return replace(device, kind=kind, acs=acs, vendor=vendor, unknown=frozenset())
+    memory = device.own_memory or device.is_bridge
+    return replace(
+        device, kind=kind, acs=acs, vendor=vendor, own_memory=memory, unknown=frozenset()
+    )
 
 
 def _surely_root_port(device: Device) -> bool:
@@ -150,17 +203,18 @@ def _surely_root_port(device: Device) -> bool:
     return quirks.listed(quirks.VOUCHED_PORTS, device)
 
 
-def _merged(machine: Machine, worst: Machine, found: list[Group]) -> list[tuple[Bdf, ...]]:
-    """Join groups that ports which the dump does not list could join.
+def _merged(
+    machine: Machine, worst: Machine, found: Iterable[tuple[Bdf, ...]]
+) -> list[tuple[Bdf, ...]]:
+    """Join what overlaps, and groups that ports which the dump does not list could join.
 
     Such a port can sit in any slot whose functions do not isolate, and a VMD segment whose owner
     is not known can belong to any VMD.
     """
     graph = nx.Graph()
-    for group in found:
-        nx.add_path(graph, group.members) if len(group.members) > 1 else graph.add_nodes_from(
-            group.members
-        )
+    for members in found:
+        graph.add_nodes_from(members)
+        nx.add_path(graph, members)
     for segment in sorted({d.bdf.domain for d in machine.devices}):
         inside = [d for d in machine.devices if d.bdf.domain == segment]
         lost = [d.bdf for d in inside if Fact.PORT_ABOVE in d.unknown]
