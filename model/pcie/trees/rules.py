@@ -389,6 +389,14 @@ class Reading:
         for node in (0, *self.shape.nodes):
             yield from combinations(self.shape.children(node), 2)
 
+    @property
+    def joinable(self) -> Iterator[tuple[int, int]]:
+        """Pairs that a grouping can join directly: a node and the port above, nodes of a bus."""
+        for node in self.shape.nodes:
+            if self.shape.parent(node):
+                yield node, self.shape.parent(node)
+        yield from self._mates()
+
     def _slot(self, first: int, second: int) -> Cond:
         node = self.tree.node
         virtual = either(node[first].virtual, node[second].virtual)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import combinations_with_replacement
 
 import networkx as nx
 
@@ -21,7 +22,7 @@ class Shape:
     """A rooted tree.
 
     Attributes:
-        parents: the parent of each node 1, 2, ...; nodes are numbered depth first from 0.
+        parents: the parent of each node 1, 2, ...; a parent has a lower number than its children.
 
     """
 
@@ -29,7 +30,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         if any(not 0 <= parent < node for node, parent in enumerate(self.parents, 1)):
-            raise ValueError(f"{self.parents} are no parents of a tree in depth-first order")
+            raise ValueError(f"{self.parents} are no parents of a tree in rising order")
 
     @property
     def size(self) -> int:
@@ -137,19 +138,38 @@ def _shape(code: Code) -> Shape:
     return Shape(tuple(parents))
 
 
-def forks(size: int) -> Iterator[Shape]:
-    """Yield the shapes with *size* nodes and at most two leaves: the ways up of two functions.
+def pairs(size: int) -> Iterator[Shape]:
+    """Yield the shapes with *size* nodes that a leak between two functions can depend on.
 
-    These are all that a leak between two functions can depend on (docs/fabric.md).
+    The ways up of two functions, and up to three leaves beside the ends: a physical function for
+    each, and one whose requester id both use (docs/fabric.md).
     """
+    found: dict[str, Shape] = {}
+    for beside in range(min(3, size - 1) + 1):
+        for fork in _forks(size - beside):
+            for shape in _with_leaves(fork, fork.leaves, beside):
+                found.setdefault(str(_canonical(shape)), shape)
+    yield from found.values()
+
+
+def _forks(size: int) -> Iterator[Shape]:
+    """Yield the shapes with at most two leaves."""
     yield Shape(tuple(range(size)))
     for stem in range(size - 1):
         arms = size - stem
         for short in range(1, arms // 2 + 1):
-            yield _fork(stem, arms - short, short)
+            long, last = arms - short, size
+            yield Shape((*range(stem + long), stem, *range(stem + long + 1, last)))
 
 
-def _fork(stem: int, long: int, short: int) -> Shape:
-    """Return a chain of *stem* nodes that ends in two chains."""
-    last = stem + long + short
-    return Shape((*range(stem + long), stem, *range(stem + long + 1, last)))
+def _with_leaves(shape: Shape, ends: tuple[int, ...], count: int) -> Iterator[Shape]:
+    """Add *count* leaves to the buses of *ends* in every way."""
+    for chosen in combinations_with_replacement(dict.fromkeys(map(shape.parent, ends)), count):
+        yield Shape((*shape.parents, *chosen))
+
+
+def _canonical(shape: Shape) -> Code:
+    def code(node: int) -> Code:
+        return tuple(sorted((code(child) for child in shape.children(node)), reverse=True))
+
+    return code(0)
