@@ -21,7 +21,10 @@ FAMILIES: dict[str, str] = {
     "vdevice": "dmaproof.model.families.vdevice",
     "cache-tags": "dmaproof.model.families.cache_tags",
     "did-references": "dmaproof.model.families.did_references",
+    "completion": "dmaproof.model.families.completion",
     "context-entry": "dmaproof.model.families.context_entry",
+    "surprise-removal": "dmaproof.model.families.surprise_removal",
+    "table-pages": "dmaproof.model.families.table_pages",
     "table-publication": "dmaproof.model.families.table_publication",
     "invalidation": "dmaproof.model.families.invalidation",
 }
