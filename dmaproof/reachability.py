@@ -7,35 +7,51 @@ puts the answer in words.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dmaproof.engine.assumptions import ASSUMPTIONS, Assumptions
 from dmaproof.model.errors import InputError
+from dmaproof.model.pcie import ranges
 from dmaproof.model.pcie.acs import acs_quirk
-from dmaproof.model.pcie.channels import Channel, Edge, Fabric, holds
-from dmaproof.model.pcie.device import ACS_BITS, Acs, Bdf, Device
+from dmaproof.model.pcie.channels import Channel, Cut, Edge, Fabric, holds
+from dmaproof.model.pcie.cuts import implemented, kernel_setting, smallest_cuts
+from dmaproof.model.pcie.device import ACS_BITS, Bdf, Device
 from dmaproof.model.pcie.groups import bridge_alias
 from dmaproof.model.pcie.routing import MachineAcs, Rung, ladder, opens, way_up
+from dmaproof.model.pcie.side_channels import side_edges, translated
 from dmaproof.model.pcie.topology import Machine
-
-_FULL = sum(ACS_BITS[letters] for letters in ("SV", "TB", "RR", "CR", "UF", "DT"))
-_MAX_CUTS = 256
 
 
 @dataclass(frozen=True)
 class Switching:
-    """ACS bits to switch on at one port.
+    """ACS bits to switch at one port.
 
     Attributes:
         port: the port or function.
-        bits: their letters, in the order of the register.
+        bits: letters of those to switch on, in the order of the register.
+        off: letters of those to switch off.
         able: whether the hardware implements them; if not, other hardware is needed.
 
     """
 
     port: Device
     bits: tuple[str, ...]
+    off: tuple[str, ...]
     able: bool
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """ACS bits that together cut every way; no smaller set does.
+
+    Attributes:
+        switchings: the bits, port by port.
+        kernel: the kernel parameter that switches them at boot, None where there is none.
+
+    """
+
+    switchings: tuple[Switching, ...]
+    kernel: str | None
 
 
 @dataclass(frozen=True)
@@ -48,8 +64,11 @@ class Answer:
         acts: whether it does.
         chain: shortest chain of leak edges; empty without one and for source = target.
         also: further channels that lead straight from source to target.
+        beside: edges that make no function act as another: misrouting (L2), translated requests
+            (L5), an unprotected target (L9), shared control (L10).
         rests_on: assumptions the chain needs, with the value it needs.
-        cut: ACS bits that together cut every way; None: ACS alone cannot.
+        remedies: the smallest sets of ACS bits that cut every way; empty: ACS alone cannot.
+        all_remedies: whether these are all sets of that size.
         uncut: why ACS alone cannot ("" when it can).
         stops: what stops each channel, one sentence each (only when not `acts`).
         opened_by: assumptions whose permissive values would open a way (only when not `acts`).
@@ -61,8 +80,10 @@ class Answer:
     acts: bool
     chain: tuple[Edge, ...] = ()
     also: tuple[Edge, ...] = ()
+    beside: tuple[Edge, ...] = ()
     rests_on: tuple[tuple[str, str], ...] = ()
-    cut: tuple[Switching, ...] | None = ()
+    remedies: tuple[Remedy, ...] = ()
+    all_remedies: bool = True
     uncut: str = ""
     stops: tuple[str, ...] = ()
     opened_by: tuple[tuple[str, str], ...] = ()
@@ -81,20 +102,39 @@ def ask(machine: Machine, source: str, target: str, assumptions: Assumptions) ->
     fabric = Fabric(machine)
     assume = assumptions.fabric()
     chain = tuple(fabric.witness(first, second, assume))
+    beside = _beside(fabric, first, second, assumptions)
     if not chain:
         stops = tuple(_Stops(machine, fabric, assume, first, second).sentences())
         return Answer(
-            first, second, False, stops=stops,
+            first, second, False, beside=beside, stops=stops,
             opened_by=_opened_by(fabric, assumptions, first, second),
         )
-    cut, uncut = _cut(machine, first, second, assume)
     also = tuple(
-        edge for edge in fabric.edges(assume)
-        if (edge.source, edge.target) == (first, second)
+        edge for edge in fabric.edges_between(first, second)
+        if holds(edge.requires, assume)
         and edge.channel is not Channel.MISROUTE and edge.channel not in {e.channel for e in chain}
         and (edge.channel is not Channel.PEER_TO_PEER or assume["deputy"])
     )
-    return Answer(first, second, True, chain, also, _rests_on(chain), cut, uncut)
+    found = smallest_cuts(machine, first, second, assume)
+    remedies = tuple(remedy(machine, cuts) for cuts in found.sets)
+    return Answer(
+        first, second, True, chain, also, beside, _rests_on(chain), remedies, found.complete,
+        found.uncut,
+    )
+
+
+def _beside(
+    fabric: Fabric, source: Bdf, target: Bdf, assumptions: Assumptions
+) -> tuple[Edge, ...]:
+    assume = assumptions.fabric() | {"ats_honest": assumptions.effective("ats_honest")}
+    misrouted = [e for e in fabric.edges_between(source, target) if e.channel is Channel.MISROUTE]
+    raw = translated(fabric, source)
+    edges = (*misrouted, *side_edges(fabric, source, target), *([raw] if raw else []))
+    first: dict[Channel, Edge] = {}
+    for edge in edges:
+        if holds(edge.requires, assume):
+            first.setdefault(edge.channel, edge)
+    return tuple(first.values())
 
 
 def _requester(machine: Machine, name: str) -> Bdf:
@@ -136,53 +176,21 @@ def _opened_by(
 # -- what would cut it -------------------------------------------------------------------------
 
 
-def _cut(
-    machine: Machine, source: Bdf, target: Bdf, assume: dict[str, bool]
-) -> tuple[tuple[Switching, ...] | None, str]:
-    """Switch on bits along one way after the other until none is left."""
-    chosen: dict[Bdf, set[str]] = {}
-    changed = machine
-    for _ in range(_MAX_CUTS):
-        chain = Fabric(changed).witness(source, target, assume)
-        if not chain:
-            return tuple(_switching(machine, chosen)), ""
-        edge = min(
-            (e for e in chain if e.cuts), default=None,
-            key=lambda e: (not all(_able(machine, c.port, c.bits) for c in e.cuts), len(e.cuts)),
+def remedy(machine: Machine, cuts: tuple[Cut, ...]) -> Remedy:
+    """Return a set of bits port by port, with the kernel parameter that switches them."""
+    ports: dict[Bdf, list[Cut]] = {}
+    for cut in cuts:
+        ports.setdefault(cut.port, []).append(cut)
+    switchings = tuple(
+        Switching(
+            machine.device(port),
+            tuple(bit for bit in ACS_BITS if Cut(port, bit) in ports[port]),
+            tuple(bit for bit in ACS_BITS if Cut(port, bit, on=False) in ports[port]),
+            all(implemented(machine, cut) for cut in ports[port]),
         )
-        fresh = [c for c in edge.cuts if c.bits not in chosen.get(c.port, ())] if edge else []
-        if edge is None or not fresh:
-            return None, chain[0].reason
-        for cut in fresh:
-            chosen.setdefault(cut.port, set()).add(cut.bits)
-        changed = _with(machine, chosen)
-    return None, "more ways than could be tried"
-
-
-def _able(machine: Machine, port: Bdf, letters: str) -> bool:
-    acs = machine.device(port).acs
-    return acs is not None and bool(acs.capability & ACS_BITS[letters])
-
-
-def _with(machine: Machine, chosen: dict[Bdf, set[str]]) -> Machine:
-    """Return the machine with ACS bits on; a port without the capability gets a full one."""
-    return Machine(machine.name, [_switch_on(d, chosen.get(d.bdf, set())) for d in machine.devices])
-
-
-def _switch_on(device: Device, letters: set[str]) -> Device:
-    if not letters:
-        return device
-    bits = sum(ACS_BITS[each] for each in letters)
-    acs = device.acs or Acs(_FULL, 0)
-    acs = replace(acs, capability=acs.capability | bits, control=acs.control | bits)
-    return replace(device, acs=acs)
-
-
-def _switching(machine: Machine, chosen: dict[Bdf, set[str]]) -> Iterator[Switching]:
-    for port in sorted(chosen):
-        bits = tuple(letters for letters in ACS_BITS if letters in chosen[port])
-        able = all(_able(machine, port, letters) for letters in bits)
-        yield Switching(machine.device(port), bits, able)
+        for port in sorted(ports)
+    )
+    return Remedy(switchings, kernel_setting(machine, cuts))
 
 
 # -- what stops it -----------------------------------------------------------------------------
@@ -242,9 +250,8 @@ class _Stops:
     def _spoof(self) -> Iterator[str]:
         own, goal = self._say(self.source), self._say(self.target)
         edges = [
-            edge for edge in self.fabric.all_edges
-            if (edge.channel, edge.source, edge.target)
-            == (Channel.SPOOF, self.source, self.target)
+            edge for edge in self.fabric.edges_between(self.source, self.target)
+            if edge.channel is Channel.SPOOF
         ]
         if edges:
             yield (
@@ -276,10 +283,11 @@ class _Stops:
             yield "spoof: an integrated function; the root complex puts the requester id in"
 
     def _deputies(self) -> Iterator[str]:
-        helped = self.fabric.influence(self.assume).successors(self.source)
-        deputies = [self._say(other) for other in helped if other != self.source]
+        reach = self.fabric.reach(self.assume)
+        helped = ranges.members(reach.influences(reach.number[self.source]))
+        deputies = [reach.nodes[other] for other in helped if reach.nodes[other] != self.source]
         if deputies:
-            some = ", ".join(deputies[:4]) + (" ..." if len(deputies) > 4 else "")
+            some = ", ".join(map(self._say, deputies[:4])) + (" ..." if len(deputies) > 4 else "")
             yield (
                 f"deputies: {self._say(self.source)} can make {some} work for it, and none of"
                 f" these sends under a requester id of {self._say(self.target)}"

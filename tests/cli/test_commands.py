@@ -9,10 +9,11 @@ import pytest
 
 from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.design import builtin_names, builtin_text
-from dmaproof.model.pcie.channels import Fabric
+from dmaproof.model.pcie.channels import Cut, Fabric
+from dmaproof.model.pcie.cuts import switched
+from dmaproof.model.pcie.groups import group_of, groups
 from dmaproof.model.pcie.lspci import write_lspci
 from dmaproof.model.pcie.machines import load, names
-from dmaproof.reachability import _with as switched_on  # the same machine with bits on
 from dmaproof.reachability import ask
 
 from .support import complaint, run
@@ -53,16 +54,16 @@ def test_groups_of_components_follow_the_assumptions() -> None:
 
 
 def test_a_bug_with_one_file_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dmaproof.model.pcie import groups
+    from dmaproof.model.pcie import undecided
 
-    real = groups.groups
+    real = undecided.decide
 
     def broken(machine, *rest):
         if machine.name == "SS":
             raise RuntimeError("nobody thought of this")
         return real(machine, *rest)
 
-    monkeypatch.setattr(groups, "groups", broken)
+    monkeypatch.setattr(undecided, "decide", broken)
     result = run("groups", "--json", "S", "SS", "SWR")
     assert result.exit_code == 70
     assert [("groups" in entry) for entry in lines(result.stdout)] == [True, False, True]
@@ -82,17 +83,53 @@ def test_reach_agrees_with_the_fabric_and_its_cuts_cut(name: str) -> None:
             if answer.acts and source != target:
                 assert answer.chain[0].source == source.bdf
                 assert answer.chain[-1].target == target.bdf
-                if answer.cut is None:
-                    assert answer.uncut
-                    continue
-                bits = {s.port.bdf: set(s.bits) for s in answer.cut}
-                after = Fabric(switched_on(machine, bits)).acts(assume)
-                assert not after.has_edge(source.bdf, target.bdf)
-                for port, letters in bits.items():
-                    for letter in letters:
-                        fewer = bits | {port: letters - {letter}}
-                        before = Fabric(switched_on(machine, fewer)).acts(assume)
+                assert bool(answer.remedies) != bool(answer.uncut)
+                for remedy in answer.remedies:
+                    cuts = [
+                        Cut(switching.port.bdf, bit, on)
+                        for switching in remedy.switchings
+                        for on, bits in ((True, switching.bits), (False, switching.off))
+                        for bit in bits
+                    ]
+                    after = Fabric(switched(machine, cuts)).acts(assume)
+                    assert not after.has_edge(source.bdf, target.bdf)
+                    for cut in cuts:
+                        fewer = [other for other in cuts if other != cut]
+                        before = Fabric(switched(machine, fewer)).acts(assume)
                         assert before.has_edge(source.bdf, target.bdf), "a bit is not needed"
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("grouping", ["linux", "components"])
+def test_the_summary_agrees_with_components_and_groups(name: str, grouping: str) -> None:
+    machine = load(name)
+    assume = Assumptions.of().fabric()
+    answer = json.loads(run("reach", name, "--grouping", grouping, "--json").stdout)
+    assert answer["schema"] == "dmaproof/reach-summary/1"
+    home = {str(b): g for b, g in group_of(groups(machine, grouping, assume)).items()}
+    parts = [[str(m) for m in part] for part in Fabric(machine).components(assume)]
+    assert answer["components"] == len(parts)
+    assert answer["functions"] == sum(map(len, parts))
+    wide = [part for part in parts if len({home[m] for m in part}) > 1]
+    assert [leak["functions"] for leak in answer["leaks"]] == wide
+    for leak in answer["leaks"]:
+        assert leak["groups"] == sorted({home[m] for m in leak["functions"]})
+        edge = leak["edge"]
+        assert home[edge["from"]] != home[edge["to"]]
+        assert {edge["from"], edge["to"]} <= set(leak["functions"])
+    coarse = {
+        group: sorted(sorted(m for m in part if home[m] == group) for part in parts
+                      if group in {home[m] for m in part})
+        for group in set(home.values())
+    }
+    wanted = {group: some for group, some in coarse.items() if len(some) > 1}
+    assert {entry["group"]: entry["components"] for entry in answer["coarse"]} == wanted
+    if grouping == "components":
+        assert answer["leaks"] == answer["coarse"] == []
+
+
+def test_reach_wants_two_functions_or_none() -> None:
+    assert "what" in complaint(run("reach", "SS", "A"))
 
 
 @pytest.mark.parametrize("name", names())
@@ -163,7 +200,7 @@ def test_warnings_go_to_standard_error(tmp_path: Path) -> None:
     endpoints = [d for d in load("SS").devices if d.label in {"A", "B"}]
     dump.write_text(write_lspci(endpoints))
     result = run("groups", str(dump), "--json")
-    assert result.exit_code == 0
+    assert result.exit_code == 3  # without their ports, nobody knows their groups
     assert len(lines(result.stdout)) == 1
     assert result.stderr.startswith("warning: ")
 
