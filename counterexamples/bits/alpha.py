@@ -53,7 +53,8 @@ class Alpha:
     def _fill(self, rules: set[Entry]) -> None:
         """Fill the rules' PASID cache with what cached context entries lead to."""
         held = {
-            r for segment, unit in self.host.units.items()
+            r
+            for segment, unit in self.host.units.items()
             for entry in unit.hardware.caches.context
             for r in self.places.sharers.get(Bdf.from_rid(entry.tag.sid, segment), ())
         }
@@ -67,7 +68,8 @@ class Alpha:
         """Return what the rules' tables give."""
         instance, walk = self.places.instance, self.scheme.walk(*_VARS)
         return {
-            (r, p, s) for r, p, s in instance.tuples(x.sort for x in _VARS)
+            (r, p, s)
+            for r, p, s in instance.tuples(x.sort for x in _VARS)
             if holds(walk, instance, self.state, {v.R: r, v.P: p, v.S: s})
         }
 
@@ -76,8 +78,10 @@ class Alpha:
             least, most = set(self.state[rel]), set(self.state[rel])
             if rel == self.scheme.slot and rel.sorts[0] == v.RID:
                 least, most = self._shared(most)
-            for word, part in (("only the bits have", found - most),
-                               ("only the rules have", least - found)):
+            for word, part in (
+                ("only the bits have", found - most),
+                ("only the rules have", least - found),
+            ):
                 if part:
                     yield f"{word} {', '.join(self.named(rel, t) for t in sorted(part))}"
 
@@ -113,9 +117,7 @@ class Alpha:
             found[scheme.content] = {(o, p, s) for o in owners for p, s in layout.content(o)}
         elif isinstance(layout, ProcessFormat):
             shared = scheme.slot == SHARED_ENTRY
-            slot |= {
-                (p, s) if shared else (r, p, s) for r in rids for p, s in layout.entries(r)
-            }
+            slot |= {(p, s) if shared else (r, p, s) for r in rids for p, s in layout.entries(r)}
         return found
 
     def _tables(self, rules: set[Entry]) -> Iterator[str]:
@@ -126,11 +128,15 @@ class Alpha:
             if not any(self._present(r) for r in sharers):
                 every = set()  # a function that is not plugged in sends nothing
             for p, s in sorted(bits - either):
-                yield f"a request of {wire}{self._as(p)} lands in {self._space(s)}," \
-                      " which no rule table gives"
+                yield (
+                    f"a request of {wire}{self._as(p)} lands in {self._space(s)},"
+                    " which no rule table gives"
+                )
             for p, s in sorted(every - bits):
-                yield f"a request of {wire}{self._as(p)} does not land in {self._space(s)}," \
-                      " which the rule tables give"
+                yield (
+                    f"a request of {wire}{self._as(p)} does not land in {self._space(s)},"
+                    " which the rule tables give"
+                )
 
     def _present(self, rid: int) -> bool:
         function = (self.places.owner(rid),)
@@ -170,15 +176,18 @@ class Alpha:
                     pasid = self.places.pasid_element(tag.pasid if tag.tagged else None)
                     space = self.space(held.value[0], tag.page)
                     yield from self._held(rel, wire, pasid, space)
-        if any(u.hardware.caches.context or u.hardware.caches.pasid
-               for u in self.host.units.values()):
+        if any(
+            u.hardware.caches.context or u.hardware.caches.pasid for u in self.host.units.values()
+        ):
             yield from self._through_entries(rules)
 
     def _held(self, rel: Rel, wire: Bdf, pasid: int | None, space: int) -> Iterator[str]:
         sharers = self.places.sharers.get(wire, ())
         if not any((r, pasid, space) in self.state.get(rel, ()) for r in sharers):
-            yield f"the hardware's {rel.name.replace('_', ' ')} leads {wire}" \
-                  f"{self._as(pasid)} to {self._space(space)}, the rules' does not"
+            yield (
+                f"the hardware's {rel.name.replace('_', ' ')} leads {wire}"
+                f"{self._as(pasid)} to {self._space(space)}, the rules' does not"
+            )
 
     def _through_entries(self, rules: set[Entry]) -> Iterator[str]:
         """Look for what cached context and PASID entries give, past the tables."""
@@ -193,8 +202,10 @@ class Alpha:
                             continue
                         space = self.space(way.legal.hpa, address)
                         if not any((r, pasid, space) in held for r in sharers):
-                            yield f"cached entries lead {wire}{self._as(pasid)} to" \
-                                  f" {self._space(space)}, the rules' PASID cache does not"
+                            yield (
+                                f"cached entries lead {wire}{self._as(pasid)} to"
+                                f" {self._space(space)}, the rules' PASID cache does not"
+                            )
 
     # -- words ------------------------------------------------------------------------------
 
@@ -211,5 +222,3 @@ class Alpha:
 
     def _space(self, space: int) -> str:
         return "a page of no space" if space < 0 else self.places.instance.name(v.SPACE, space)
-
-

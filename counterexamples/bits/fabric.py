@@ -107,9 +107,7 @@ def chain(
     return [fabric.edge(*hop, assume, _PEER) for hop in pairwise(nodes)] or None
 
 
-def posing(
-    fabric: Fabric, assume: Mapping[str, bool], emitter: Bdf, owner: Bdf
-) -> dict[Bdf, Edge]:
+def posing(fabric: Fabric, assume: Mapping[str, bool], emitter: Bdf, owner: Bdf) -> dict[Bdf, Edge]:
     """Return the requester ids of *owner* that *emitter*'s requests can carry, with their edges."""
     found: dict[Bdf, Edge] = {}
     for edge in fabric.edges_between(emitter, owner):

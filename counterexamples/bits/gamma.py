@@ -22,7 +22,7 @@ from dmaproof.counterexamples.bits.host import (
 from dmaproof.counterexamples.bits.places import Places
 from dmaproof.counterexamples.bits.process_table import ExtendedProcess, ScalableProcess
 from dmaproof.counterexamples.bits.rid_domain import Legacy, ScalableRid
-from dmaproof.counterexamples.bits.unit import Tables
+from dmaproof.counterexamples.bits.unit import Tables, registers
 from dmaproof.model.algebra import PAGE
 from dmaproof.model.design import Design, Object, Payload, Step
 from dmaproof.model.errors import InputError
@@ -30,6 +30,7 @@ from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model
 from dmaproof.model.vtd.invalidation import Command
+from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind
 
 Args = Mapping[str, int]
@@ -40,7 +41,6 @@ STUTTERS: Mapping[str, str] = {
     "bind.return": "the call returns; its members were written one by one",
     "unbind.enter": "the call has entered; its teardown steps follow",
     "unmap.enter": "the call has entered; its teardown steps follow",
-    "unmap.flush-pasid-cache": "no context or PASID entry changed: nothing to flush there",
     "unmap.return": "the call returns; its steps have been taken",
     "join.return": "the call returns; the members that joined were written one by one",
     "set-iommu": "the container takes a driver: software state alone",
@@ -88,7 +88,8 @@ def format_of(host: Host, design: Design) -> Format:
             return ExtendedProcess(host, shared=design.interface.table == "iommu")
     fitting = " or ".join(FITTING[payload])
     raise InputError(
-        f"{tables} tables cannot hold a {payload} bind", "--tables",
+        f"{tables} tables cannot hold a {payload} bind",
+        "--tables",
         "legacy tables know no PASID; extended ones were not used for type1",
         f"give --tables {fitting}",
     )
@@ -102,16 +103,33 @@ class Gamma:
         layout: how the design's tables are laid out.
     """
 
-    def __init__(self, model: Model, places: Places, tables: Tables) -> None:
+    def __init__(
+        self,
+        model: Model,
+        places: Places,
+        tables: Tables,
+        registers_of: Callable[[Tables, int], Registers] = registers,
+    ) -> None:
         """Boot the machine: every function that is there has the entries of an idle device.
+
+        Args:
+            model: the design.
+            places: where the objects of the trace lie.
+            tables: the table format.
+            registers_of: the registers of a unit, by table format and address of its root table.
 
         Raises:
             InputError: the table format does not fit the design.
         """
         self.model, self.places = model, places
         payload = model.scheme.payload
-        self.host = Host(places, tables, ats=model.design.fabric.ats,
-                         guest=payload is Payload.TABLE)
+        self.host = Host(
+            places,
+            tables,
+            registers_of,
+            ats=model.design.fabric.ats,
+            guest=payload is Payload.TABLE,
+        )
         self.layout = format_of(self.host, model.design)
         if payload is not Payload.MAP:
             self.host.build_spaces()
@@ -164,8 +182,7 @@ class Gamma:
         }
         for call in ("unbind", "leave", "unmap"):
             for step in (Step.FLUSH_PASID_CACHE, Step.FLUSH_IOTLB, Step.FLUSH_DEVICE_TLB):
-                if f"{call}.{step}" not in STUTTERS:
-                    found[f"{call}.{step}"] = partial(self.flush, call, step)
+                found[f"{call}.{step}"] = partial(self.flush, call, step)
         for cache, inner in _HELD_IN.items():
             found[f"{cache}.fill"] = partial(self.fill, cache, inner)
             found[f"{cache}.evict"] = partial(self.evict, cache)
@@ -344,7 +361,11 @@ def _entry_of(sid: int, pasid: int | None, tag: Any, value: object) -> bool:  # 
 
 
 def _translation_of(
-    sid: int, pasid: int | None, page: int, tag: Any, value: tuple[int, ...],  # noqa: ANN401
+    sid: int,
+    pasid: int | None,
+    page: int,
+    tag: Any,  # noqa: ANN401
+    value: tuple[int, ...],
 ) -> bool:
     mine = (tag.sid, tag.tagged, tag.pasid) == (sid, pasid is not None, pasid or 0)
     return mine and value[0] & ~(PAGE - 1) == page

@@ -42,7 +42,11 @@ class ExtendedGuest(TableFormat):
             frames = host.at_root(wire)
             with frames.purpose(f"extended context table of bus {wire.bus:02x}", 32):
                 host.context[wire] = frames.extended(
-                    wire.rid, domain.top, AW, domain.did, t=int(host.ats),
+                    wire.rid,
+                    domain.top,
+                    AW,
+                    domain.did,
+                    t=int(host.ats),
                     present=int(present),
                 )
 
@@ -68,8 +72,10 @@ class ExtendedGuest(TableFormat):
             if host.ats:
                 steps += flushes(host.device_tlb(wire, None))
             steps += [
-                Write(where + 8, (high & ~0xFFFF00 | new.did << 8,)), Barrier(),
-                Write(where, (low & ~POINTER | new.top,)), Barrier(),
+                Write(where + 8, (high & ~0xFFFF00 | new.did << 8,)),
+                Barrier(),
+                Write(where, (low & ~POINTER | new.top,)),
+                Barrier(),
             ]
             host.perform(wire, steps)
         return ""
@@ -90,9 +96,12 @@ class ExtendedGuest(TableFormat):
         for wire in host.wires(rid):
             where = host.context[wire]
             low = host.memory[where]
-            host.perform(wire, programs.bind_guest_table(
-                where, low, wire.rid, domain.did, table + GUEST, self._pts
-            ))
+            host.perform(
+                wire,
+                programs.bind_guest_table(
+                    where, low, wire.rid, domain.did, table + GUEST, self._pts
+                ),
+            )
 
     def unpoint(self, rid: int) -> None:
         """Clear PASIDE, NESTE and PRE."""
@@ -218,7 +227,12 @@ class ScalableGuest(TableFormat):
         self.table(owner)
         host.lend(domain, space)
         words = entries.pasid(
-            3, domain.did, second=domain.top, aw=AW, first=host.first[space][0] + GUEST, sre=1,
+            3,
+            domain.did,
+            second=domain.top,
+            aw=AW,
+            first=host.first[space][0] + GUEST,
+            sre=1,
             pwsnp=1,
         )
         unit = next(iter(host.units.values()))  # what is written is memory: any unit's driver
@@ -261,6 +275,4 @@ def pasid_cache(did: int, numbers: list[int | None], *, every: bool) -> list[Com
     """Return the commands that empty the PASID cache of a domain, or of some PASIDs in it."""
     if every:
         return [Command(Op.PASID_CACHE_DOMAIN, did=did)]
-    return [
-        Command(Op.PASID_CACHE_PASID, did=did, pasid=n) for n in numbers if n is not None
-    ]
+    return [Command(Op.PASID_CACHE_PASID, did=did, pasid=n) for n in numbers if n is not None]

@@ -9,16 +9,17 @@ commands flush what it wrote.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dmaproof.counterexamples.bits.memory import Frames, Journal
 from dmaproof.counterexamples.bits.places import GUEST, VIRTUAL, Places
-from dmaproof.counterexamples.bits.unit import Tables, Unit, registers
+from dmaproof.counterexamples.bits.unit import Tables, Unit
 from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vtd.invalidation import Command, Op
 from dmaproof.model.vtd.programs import Flush, Step
+from dmaproof.model.vtd.registers import Registers
 
 AW = 2
 LEVELS = AW + 2
@@ -54,7 +55,15 @@ class Host:
             frames; at guest-physical addresses where *guest*.
     """
 
-    def __init__(self, places: Places, tables: Tables, *, ats: bool, guest: bool) -> None:
+    def __init__(
+        self,
+        places: Places,
+        tables: Tables,
+        registers_of: Callable[[Tables, int], Registers],
+        *,
+        ats: bool,
+        guest: bool,
+    ) -> None:
         self.places, self.tables, self.ats, self.guest = places, tables, ats, guest
         self.memory = Journal()
         self.frames = Frames(self.memory)
@@ -68,7 +77,7 @@ class Host:
             root = self.frames.root if not self._roots else self.frames.frame()
             self.frames.name(root, "root table", 16)
             self._roots[segment] = root
-            self.units[segment] = Unit(self.memory, registers(tables, root), len(self.units))
+            self.units[segment] = Unit(self.memory, registers_of(tables, root), len(self.units))
 
     def unit(self, wire: Bdf) -> Unit:
         """Return the unit that judges the requests under an id."""
@@ -168,8 +177,15 @@ class Host:
             if number is None:
                 found.append(Command(Op.DEVICE_TLB, sid=wire.rid, address=_EVERY_PAGE, sized=True))
             else:
-                found.append(Command(Op.PASID_DEVICE_TLB, sid=wire.rid, pasid=number,
-                                     address=_EVERY_PAGE, sized=True))
+                found.append(
+                    Command(
+                        Op.PASID_DEVICE_TLB,
+                        sid=wire.rid,
+                        pasid=number,
+                        address=_EVERY_PAGE,
+                        sized=True,
+                    )
+                )
         return found
 
 
@@ -244,15 +260,11 @@ class RidFormat(Format):
     def map(self, container: int, space: int) -> None:
         """Map a space into a container's domain."""
         places = self.host.places
-        self.host.map_in(
-            self.host.container(container), places.address(space), places.page(space)
-        )
+        self.host.map_in(self.host.container(container), places.address(space), places.page(space))
 
     def unmap(self, container: int, space: int) -> None:
         """Clear the leaf that maps a space."""
-        leaf = self.host.leaf(
-            self.host.container(container), self.host.places.address(space)
-        )
+        leaf = self.host.leaf(self.host.container(container), self.host.places.address(space))
         if leaf is not None:
             self.host.memory[leaf] = 0
 
@@ -263,8 +275,10 @@ class RidFormat(Format):
         for space in host.places.spaces if domain else ():
             assert domain is not None
             leaf = host.leaf(domain, host.places.address(space))
-            if leaf is not None and host.memory[leaf] & 3 and (
-                host.memory[leaf] & POINTER == host.places.page(space)
+            if (
+                leaf is not None
+                and host.memory[leaf] & 3
+                and (host.memory[leaf] & POINTER == host.places.page(space))
             ):
                 found.add(space)
         return found

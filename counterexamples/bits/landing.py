@@ -119,8 +119,9 @@ class Ending:
         _, rules = rules_used(self.host.memory, registers, request)
         words = {"memory": "the tables", "entries": "cached table entries", "iotlb": "the IOTLB"}
         # The rules that block it now are no part of what a stale entry does.
-        return Issued(wire, request, hpa, "", words.get(source, source),
-                      rules if source == "memory" else ())
+        return Issued(
+            wire, request, hpa, "", words.get(source, source), rules if source == "memory" else ()
+        )
 
     def by_tables(self, wire: Bdf, pasid: int, space: int) -> Issued:
         """Issue a write for a space past all caches."""
@@ -150,8 +151,10 @@ class Ending:
         number = None if pasid is None else self.places.pasid(pasid)
         way = fabric.travel(machine, Tlp(source, number), goal, self.assume, router)
         if not way.lands:
-            raise NotReproduced(f"a request of {self.called(source)} for a BAR of"
-                                f" {self.called(goal)} goes up to the IOMMU")
+            raise NotReproduced(
+                f"a request of {self.called(source)} for a BAR of"
+                f" {self.called(goal)} goes up to the IOMMU"
+            )
         passed = " > ".join(str(node) for node in way.nodes)
         prefix = f" with PASID {number:#x}" if number is not None else ""
         self.seen.says.append(
@@ -167,9 +170,7 @@ class Ending:
             NotReproduced: there are none.
         """
         functions = self.places.functions
-        edges = fabric.chain(
-            self.places.fabric, self.assume, functions[source], functions[emitter]
-        )
+        edges = fabric.chain(self.places.fabric, self.assume, functions[source], functions[emitter])
         if edges is None:
             raise NotReproduced(
                 f"no chain of deputies leads from {self.called(source)} to {self.called(emitter)}"
@@ -205,9 +206,9 @@ class Ending:
         """
         owner, tried = self.places.owner(rid), []
         for via in self.emitters(emitter, owner):
-            ways = fabric.chain(self.places.fabric, self.assume, *(
-                self.places.functions[f] for f in (source, via)
-            ))
+            ways = fabric.chain(
+                self.places.fabric, self.assume, *(self.places.functions[f] for f in (source, via))
+            )
             for wire, edge in self.arrivals(via, owner) if ways is not None else ():
                 issued = self.lands(wire, pasid, space)
                 tried.append(f"{self.called(via)} as {wire}")
@@ -297,8 +298,12 @@ def _uniform(end: Ending) -> None:
         issued = end.by_tables(end.places.wires[rid][0], o["p1"], o["s1"])
         lands = issued.hpa == end.places.page(o["s1"]) + OFFSET
         blocked = f"is blocked ({issued.condition})" if issued.hpa is None else "lands elsewhere"
-        end.note(issued, end.landed(o[name], issued, o["s1"]) if lands
-                 else f"The same request of {end.called(o[name])} {blocked}.")
+        end.note(
+            issued,
+            end.landed(o[name], issued, o["s1"])
+            if lands
+            else f"The same request of {end.called(o[name])} {blocked}.",
+        )
         answers.append(lands)
     if answers[0] == answers[1]:
         raise NotReproduced("the tables of both functions give the same")
@@ -400,5 +405,3 @@ def granted(listed: Mapping[str, str]) -> dict[str, bool]:
 
 def _hex(words: Sequence[int]) -> str:
     return " ".join(f"{word:#x}" for word in words)
-
-

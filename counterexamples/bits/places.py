@@ -49,7 +49,8 @@ def machine_of(trace: Trace, given: str | None = None) -> Machine:
     except InputError:
         raise InputError(
             f"the trace carries no topology, and its machine {trace.machine[:80]!r} is not here",
-            "topology", "a trace of an older version, of a machine that was read from a file",
+            "topology",
+            "a trace of an older version, of a machine that was read from a file",
             "name the machine's file with --machine, or write the trace anew",
         ) from None
 
@@ -91,8 +92,12 @@ class Places:
         """
         if rid not in self._owner:
             name = self.instance.name(v.RID, rid)
-            raise InputError(f"{name!r} belongs to no function of the trace", "facts",
-                             "edited by hand", "write the trace anew")
+            raise InputError(
+                f"{name!r} belongs to no function of the trace",
+                "facts",
+                "edited by hand",
+                "write the trace anew",
+            )
         return self._owner[rid]
 
     def rid_of(self, function: int) -> int:
@@ -174,12 +179,21 @@ class Places:
         return tuple(dict.fromkeys(self.address(s) for s in self.spaces))
 
     def request(
-        self, wire: Bdf, pasid: int, address: int, kind: Kind = Kind.UNTRANSLATED,
-        *, write: bool = False,
+        self,
+        wire: Bdf,
+        pasid: int,
+        address: int,
+        kind: Kind = Kind.UNTRANSLATED,
+        *,
+        write: bool = False,
     ) -> Request:
         """Return a request under an id of the wire with a PASID (an element of the rule layer)."""
         number = self.pasid(pasid)
         return Request(
-            wire.rid, address, write=write, pasid=number or 0, with_pasid=number is not None,
+            wire.rid,
+            address,
+            write=write,
+            pasid=number or 0,
+            with_pasid=number is not None,
             kind=kind,
         )

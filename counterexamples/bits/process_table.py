@@ -89,8 +89,9 @@ class ScalableProcess(ProcessFormat):
             word = self.host.memory[where]
             if word & POINTER != base:
                 flush = Command(Op.CONTEXT_DEVICE, did=self.did(rid), sid=wire.rid)
-                self.host.perform(wire, [Write(where, (word & ~POINTER | base,)), Barrier(),
-                                         *flushes([flush])])
+                self.host.perform(
+                    wire, [Write(where, (word & ~POINTER | base,)), Barrier(), *flushes([flush])]
+                )
 
     def enter(self, rid: int, pasid: int, space: int) -> None:
         """Write a first-stage entry, Present last."""
@@ -131,9 +132,7 @@ class ScalableProcess(ProcessFormat):
 
     def inner(self, rid: int, pasids: Pasids) -> list[tuple[Bdf, Command]]:
         """Flush the PASID cache; the context entry does not change."""
-        commands = pasid_cache(
-            self.did(rid), self.host.numbers(pasids), every=pasids is None
-        )
+        commands = pasid_cache(self.did(rid), self.host.numbers(pasids), every=pasids is None)
         return [(w, c) for w in self.host.wires(rid) for c in commands]
 
     def iotlb(self, rid: int, pasids: Pasids) -> list[tuple[Bdf, Command]]:
@@ -143,7 +142,8 @@ class ScalableProcess(ProcessFormat):
         if pasids is not None:
             commands = [
                 Command(Op.PASID_IOTLB_PASID, did=did, pasid=n)
-                for n in self.host.numbers(pasids) if n is not None
+                for n in self.host.numbers(pasids)
+                if n is not None
             ]
         return [(w, c) for w in self.host.wires(rid) for c in commands]
 
@@ -162,8 +162,15 @@ class ExtendedProcess(ScalableProcess):
             frames = host.at_root(wire)
             with frames.purpose(f"extended context table of bus {wire.bus:02x}", 32):
                 host.context[wire] = frames.extended(
-                    wire.rid, domain.top, AW, domain.did, t=int(host.ats), paside=1,
-                    pasid_table=table, pts=pts, present=int(present),
+                    wire.rid,
+                    domain.top,
+                    AW,
+                    domain.did,
+                    t=int(host.ats),
+                    paside=1,
+                    pasid_table=table,
+                    pts=pts,
+                    present=int(present),
                 )
             assert host.memory[host.context[wire]] & PASIDE
 

@@ -61,20 +61,37 @@ def lines(trace: Trace, replay: Replay) -> Iterator[Line]:
 
 def _setting(host: Host, places: Places) -> Iterator[Line]:
     names = places.instance
-    yield "; ".join(
-        f"{names.name(v.FUNCTION, n)} is {places.machine.device(bdf).bdf}"
-        for n, bdf in enumerate(places.functions)
-    ), "note"
-    yield "; ".join([
-        *(f"{names.name(v.PASID, p)} is {number:#x}" for p in places.pasids
-          if (number := places.pasid(p)) is not None),
-        *(f"{names.name(v.SPACE, s)} is the page at {places.page(s):#x},"
-          f" asked for at {places.address(s):#x}" for s in places.spaces),
-    ]), "note"
+    yield (
+        "; ".join(
+            f"{names.name(v.FUNCTION, n)} is {places.machine.device(bdf).bdf}"
+            for n, bdf in enumerate(places.functions)
+        ),
+        "note",
+    )
+    yield (
+        "; ".join(
+            [
+                *(
+                    f"{names.name(v.PASID, p)} is {number:#x}"
+                    for p in places.pasids
+                    if (number := places.pasid(p)) is not None
+                ),
+                *(
+                    f"{names.name(v.SPACE, s)} is the page at {places.page(s):#x},"
+                    f" asked for at {places.address(s):#x}"
+                    for s in places.spaces
+                ),
+            ]
+        ),
+        "note",
+    )
     for segment, unit in host.units.items():
         r = unit.hardware.registers
-        yield f"IOMMU of segment {segment:04x}: CAP {r.cap:#x}, ECAP {r.ecap:#x}," \
-              f" RTADDR {r.rtaddr:#x}", "note"
+        yield (
+            f"IOMMU of segment {segment:04x}: CAP {r.cap:#x}, ECAP {r.ecap:#x},"
+            f" RTADDR {r.rtaddr:#x}",
+            "note",
+        )
 
 
 def events(host: Host, done: Done) -> Iterator[str]:
@@ -114,24 +131,40 @@ def described(command: Command) -> str:
     """Return an invalidation command in words, with the tags it names."""
     op = command.op.value
     tags = []
-    if command.op not in (Op.CONTEXT_GLOBAL, Op.PASID_CACHE_GLOBAL, Op.IOTLB_GLOBAL,
-                          Op.DEVICE_TLB, Op.PASID_DEVICE_TLB, Op.WAIT):
+    if command.op not in (
+        Op.CONTEXT_GLOBAL,
+        Op.PASID_CACHE_GLOBAL,
+        Op.IOTLB_GLOBAL,
+        Op.DEVICE_TLB,
+        Op.PASID_DEVICE_TLB,
+        Op.WAIT,
+    ):
         tags.append(f"DID {command.did:#x}")
     if command.op in (Op.CONTEXT_DEVICE, Op.DEVICE_TLB, Op.PASID_DEVICE_TLB):
         tags.append(f"SID {command.sid:#06x}")
-    if command.op in (Op.PASID_CACHE_PASID, Op.PASID_IOTLB_PASID, Op.PASID_IOTLB_PAGE,
-                      Op.PASID_DEVICE_TLB):
+    if command.op in (
+        Op.PASID_CACHE_PASID,
+        Op.PASID_IOTLB_PASID,
+        Op.PASID_IOTLB_PAGE,
+        Op.PASID_DEVICE_TLB,
+    ):
         tags.append(f"PASID {command.pasid:#x}")
     return f"{op} ({', '.join(tags)})" if tags else op
 
 
 def cached(kept: Kept) -> str:
     """Return in words what a cache took in or lost."""
-    names = {"context": "context cache", "pasid": "PASID cache", "iotlb": "IOTLB",
-             "device": "device TLB", "paging": "paging-structure cache"}
+    names = {
+        "context": "context cache",
+        "pasid": "PASID cache",
+        "iotlb": "IOTLB",
+        "device": "device TLB",
+        "paging": "paging-structure cache",
+    }
     tag = kept.held.tag
     tags = ", ".join(
-        f"{field.upper()} {value:#x}" for field, value in tag._asdict().items()
+        f"{field.upper()} {value:#x}"
+        for field, value in tag._asdict().items()
         if isinstance(value, int) and not isinstance(value, bool)
     )
     return f"{names[kept.cache]} {'takes in' if kept.taken else 'loses'} an entry ({tags})"
@@ -150,9 +183,14 @@ def _cited(issued: Issued) -> Iterator[str]:
 def data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
     """Return a replay as JSON data (``dmaproof/bits/1``)."""
     found: dict[str, Any] = {
-        "schema": SCHEMA, "file": file, "property": trace.property,
-        "design": trace.design.get("name", "?"), "machine": trace.machine,
-        "result": replay.result, "reason": replay.reason, "tables": str(replay.tables),
+        "schema": SCHEMA,
+        "file": file,
+        "property": trace.property,
+        "design": trace.design.get("name", "?"),
+        "machine": trace.machine,
+        "result": replay.result,
+        "reason": replay.reason,
+        "tables": str(replay.tables),
     }
     if replay.gamma is None or replay.places is None:
         return found
@@ -167,18 +205,25 @@ def data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
         for s in places.spaces
     }
     found["units"] = [
-        {"segment": segment, "cap": hex(unit.hardware.registers.cap),
-         "ecap": hex(unit.hardware.registers.ecap),
-         "rtaddr": hex(unit.hardware.registers.rtaddr)}
+        {
+            "segment": segment,
+            "cap": hex(unit.hardware.registers.cap),
+            "ecap": hex(unit.hardware.registers.ecap),
+            "rtaddr": hex(unit.hardware.registers.rtaddr),
+        }
         for segment, unit in host.units.items()
     ]
     found["steps"] = [_step(host, done) for done in replay.steps]
     found["end"] = {
         "says": replay.end.says,
         "edges": [
-            {"channel": str(e.channel), "source": str(e.source),
-             "target": None if e.target is None else str(e.target),
-             "path": [str(node) for node in e.path], "reason": e.reason}
+            {
+                "channel": str(e.channel),
+                "source": str(e.source),
+                "target": None if e.target is None else str(e.target),
+                "path": [str(node) for node in e.path],
+                "reason": e.reason,
+            }
             for e in replay.end.edges
         ],
         "requests": [_request(issued) for issued in replay.end.requests],
@@ -189,7 +234,9 @@ def data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
 def _step(host: Host, done: Done) -> dict[str, Any]:
     found = (_event(host, event) for event in done.events)
     return {
-        "action": done.action, "says": done.says, "stutter": done.stutter,
+        "action": done.action,
+        "says": done.says,
+        "stutter": done.stutter,
         "events": [event for event in found if event],
     }
 
@@ -198,16 +245,33 @@ def _event(host: Host, event: Event) -> dict[str, Any]:
     match event:
         case Written(address, old, new):
             what = host.frames.where(address)  # nothing for the queue: descriptors tell that
-            return {"event": "write", "address": hex(address), "what": what, "old": hex(old),
-                    "new": hex(new)} if what else {}
+            return (
+                {
+                    "event": "write",
+                    "address": hex(address),
+                    "what": what,
+                    "old": hex(old),
+                    "new": hex(new),
+                }
+                if what
+                else {}
+            )
         case Queued(address, words, command):
             name = _RULE_OF[command.op]
-            return {"event": "descriptor", "address": hex(address),
-                    "words": [hex(w) for w in words], "what": described(command), "rule": name,
-                    "source": rules.find(name).source}
+            return {
+                "event": "descriptor",
+                "address": hex(address),
+                "words": [hex(w) for w in words],
+                "what": described(command),
+                "rule": name,
+                "source": rules.find(name).source,
+            }
         case Kept(cache, held, taken):
-            return {"event": "fill" if taken else "evict", "cache": cache,
-                    "tag": {f: _plain(x) for f, x in held.tag._asdict().items()}}
+            return {
+                "event": "fill" if taken else "evict",
+                "cache": cache,
+                "tag": {f: _plain(x) for f, x in held.tag._asdict().items()},
+            }
 
 
 def _plain(value: object) -> object:
@@ -217,9 +281,13 @@ def _plain(value: object) -> object:
 def _request(issued: Issued) -> dict[str, Any]:
     q = issued.request
     return {
-        "requester_id": str(issued.wire), "address": hex(int(q.address)),
-        "pasid": int(q.pasid) if q.with_pasid else None, "write": bool(q.write),
-        "kind": q.kind.value, "hpa": None if issued.hpa is None else hex(issued.hpa),
-        "condition": issued.condition, "by": issued.source,
+        "requester_id": str(issued.wire),
+        "address": hex(int(q.address)),
+        "pasid": int(q.pasid) if q.with_pasid else None,
+        "write": bool(q.write),
+        "kind": q.kind.value,
+        "hpa": None if issued.hpa is None else hex(issued.hpa),
+        "condition": issued.condition,
+        "by": issued.source,
         "rules": [{"name": name, "source": rules.find(name).source} for name in issued.rules],
     }
