@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "study": "Decide every row of the study: claims, regressions, known bugs.",
     "groups": "IOMMU groups of machines, and why.",
     "reach": "Why one function acts as another, and what would cut it.",
+    "fabric": "Theorems about groups and leaks over all topologies up to a size.",
     "translate": "Outcomes of requests on recorded or made-up table images.",
     "trace": "Show or replay a refutation.",
     "certify": "Re-check the certificate of a proof with cvc5.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,8 +14,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from dmaproof.engine.fabric.confirm import Counterexample, confirm
+from dmaproof.engine.fabric.questions import PAIRWISE
 from dmaproof.engine.fabric.store import Store
-from dmaproof.engine.fabric.theorems import ShapeTheorem, theorem
+from dmaproof.engine.fabric.theorems import ShapeTheorem
 from dmaproof.engine.fabric.workbench import FAILS, HOLDS, UNKNOWN, Answer, Workbench
 from dmaproof.model.pcie.groups_v3 import control_mask
 from dmaproof.model.pcie.quirks import EC
@@ -83,25 +85,24 @@ class ShapeVerdict:
         return self.result == self.theorem.expected
 
 
-Asked = tuple[Shape, tuple[str, ...], float, str | None]
+Asked = tuple[Shape, tuple[ShapeTheorem, ...], float, str | None]
 """A shape, the theorems to ask, seconds for each, the folder of the store."""
 Told = tuple[Shape, dict[str, Answer]]
 
 
 def ask(task: Asked) -> Told:
     """Ask theorems on one shape; runs in a worker. What the store knows is not asked again."""
-    shape, names, seconds, folder = task
+    shape, claims, seconds, folder = task
     store = _store(folder) if folder is not None else None
     bench: Workbench | None = None
     answers: dict[str, Answer] = {}
-    for name in names:
-        claim = theorem(name)
+    for claim in claims:
         known = store.load(claim, shape) if store else None
         if known is not None:
-            answers[name] = Answer(*known)
+            answers[claim.id] = Answer(*known)
             continue
         bench = bench or Workbench(shape)
-        answers[name] = answer = bench.ask(claim, seconds)
+        answers[claim.id] = answer = bench.ask(claim, seconds)
         if store and answer.result != UNKNOWN:
             store.save(claim, shape, answer.result, answer.seconds)
     return shape, answers
@@ -170,7 +171,8 @@ class Run:
         return max([*limits, self.reach if limits else 0], default=0)
 
     def _asks(self, claim: ShapeTheorem, size: int) -> bool:
-        return size <= max(self._limit(claim), self.reach)
+        pairwise = claim.question in PAIRWISE and claim.expected == "proved"
+        return size <= max(self._limit(claim), self.reach if pairwise else 0)
 
     def _wanted(self, size: int) -> tuple[Shape, ...]:
         limits = [self._limit(c) for c in self.claims if c.question != "control-mask"]
@@ -190,11 +192,13 @@ class Run:
         )
         tasks: list[Asked] = []
         for shape in wanted:
-            names = tuple(
-                name for name in asked if size <= self._limit(found[name].theorem) or shape in few
+            claims = tuple(
+                found[name].theorem
+                for name in asked
+                if size <= self._limit(found[name].theorem) or shape in few
             )
-            if names:
-                tasks.append((shape, names, self.seconds, folder))
+            if claims:
+                tasks.append((shape, claims, self.seconds, folder))
         self._done += len(wanted) - len(tasks)
         failing: dict[str, list[Shape]] = {}
         for shape, answers in run(tasks):
@@ -247,21 +251,34 @@ def _pool(workers: int) -> Iterator[Callable[[list[Asked]], Iterator[Told]]]:
     if workers < 2:
         yield lambda tasks: (ask(task) for task in tasks)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet)
 
     def run(tasks: list[Asked]) -> Iterator[Told]:
-        futures = {pool.submit(ask, task): task for task in tasks}
+        try:
+            futures = {pool.submit(ask, task): task for task in tasks}
+        except BrokenProcessPool:
+            yield from map(_lost, tasks)
+            return
         for future in as_completed(futures):
             try:
                 yield future.result()
             except BrokenProcessPool:
-                shape, names, *_ = futures[future]
-                yield shape, {name: Answer(UNKNOWN, 0.0, "a worker died") for name in names}
+                yield _lost(futures[future])
 
     try:
         yield run
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _quiet() -> None:
+    """Leave an interrupt to the process that the user sees."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _lost(task: Asked) -> Told:
+    shape, claims, *_ = task
+    return shape, {claim.id: Answer(UNKNOWN, 0.0, "a worker process died") for claim in claims}
 
 
 def decide_all(
@@ -280,7 +297,8 @@ def decide_all(
         claims: the theorems.
         nodes: size; a claim that is expected to be refuted is asked up to where its smallest
             counterexample should be, if that is more.
-        reach: beyond *nodes*, ask the shapes that two functions can depend on, up to this size.
+        reach: beyond *nodes*, ask theorems about two functions on the shapes that these can depend
+            on, up to this size.
         workers: processes; few shapes are asked in this one.
         seconds: time for one query; then it is undecided.
         store: folder in which answers are kept and found again.

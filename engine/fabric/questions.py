@@ -44,6 +44,11 @@ Question = Callable[[Query, str], Cond]
 
 QUESTIONS: dict[str, Question] = {}
 
+PAIRWISE = frozenset(
+    {"closed", "closed-virtual", "singleton-out", "pasid-path", "pasid-refused", "alias-in-group"}
+)
+"""Questions about two functions and nothing that is not above or beside one of them."""
+
 
 def _question(name: str) -> Callable[[Question], Question]:
     def mark(question: Question) -> Question:

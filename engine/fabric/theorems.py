@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from dmaproof.model.errors import InputError
 
-FIRM: Mapping[str, bool] = MappingProxyType(
-    {
-        "deputy": True,
-        "spoof": False,
-        "mfd_rid_honest": True,
-        "mf_loopback": False,
-        "rp_loopback": False,
-        "rc_p2p": False,
-        "prefix": True,
-    }
-)
+FIRM: Mapping[str, bool] = {
+    "deputy": True,
+    "spoof": False,
+    "mfd_rid_honest": True,
+    "mf_loopback": False,
+    "rp_loopback": False,
+    "rc_p2p": False,
+    "prefix": True,
+}
 """Silicon as the proposal of 2025 takes it: without ACS capability nothing loops back inside, and
 requester ids are honest. ``prefix``: a function without PASID capability can send PASID prefixes.
 """
 
-SPOOFING: Mapping[str, bool] = MappingProxyType({**FIRM, "spoof": True})
-LOOSE: Mapping[str, bool] = MappingProxyType({**SPOOFING, "mf_loopback": True, "rp_loopback": True})
+SPOOFING: Mapping[str, bool] = {**FIRM, "spoof": True}
+LOOSE: Mapping[str, bool] = {**SPOOFING, "mf_loopback": True, "rp_loopback": True}
 
 _V3 = ("no-egress-control", "quiet-sriov", "no-shared-ghost", "no-virtual-in-switch")
 _SWITCH = ("switches-of-ports", "root-ports-isolate", "one-function-devices", "no-conventional",
