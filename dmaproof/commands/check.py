@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmaproof.commands.options import assume_option, json_option
+from dmaproof.commands.options import (
+    assume_option,
+    booted,
+    json_option,
+    kernel_parameter_option,
+)
 
 if TYPE_CHECKING:
     from dmaproof.counterexamples.verdict import Verdict
@@ -32,6 +37,7 @@ _MARKS = {"proved": ("proved", "green"), "refuted": ("refuted", "red"),
 @click.option("--grouping", type=click.Choice(("linux", "v3", "components")),
               help="Grouping algorithm  [default: the design's, linux in the built-in ones]")
 @assume_option
+@kernel_parameter_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for traces and certificates  [with --json: dmaproof-out]")
 @json_option
@@ -42,6 +48,7 @@ def check(
     properties: tuple[str, ...],
     grouping: str | None,
     assume: tuple[str, ...],
+    kernel_parameters: tuple[str, ...],
     out: Path | None,
     as_json: bool,
     reproducible: bool,
@@ -61,7 +68,7 @@ def check(
         d for d in map(design_files.load, design_files.builtin_names()) if d.year == 2018
     ]
     wanted = _properties(properties)
-    found = _machines(machines)
+    found = _machines(machines, kernel_parameters)
     for machine in found:
         for warning in machine.warnings if machine else ():
             warn(f"{machine.name if machine else ''}: {warning}")
@@ -79,7 +86,7 @@ def check(
         click.echo(json.dumps({"schema": "dmaproof/verdicts/1", "verdicts": data}, indent=1))
     else:
         _show(screen, verdicts, reproducible=reproducible)
-        if not (designs or machines or properties or assume or grouping):
+        if not (designs or machines or properties or assume or grouping or kernel_parameters):
             _claims(screen)
     return exit_code(verdicts)
 
@@ -110,12 +117,17 @@ def _properties(names: tuple[str, ...]) -> list[Property]:
     return [p for p in PROPERTIES if p.kind is PropertyKind.ALWAYS and not p.asked_only]
 
 
-def _machines(names: tuple[str, ...]) -> list[Machine | None]:
+def _machines(names: tuple[str, ...], parameters: tuple[str, ...]) -> list[Machine | None]:
+    from dmaproof.model.errors import InputError
     from dmaproof.model.pcie import machines as files
 
-    if not names:
-        return [files.machine(n) for n in files.names()]
-    return [None if n == "any" else files.load(n) for n in dict.fromkeys(names)]
+    if parameters and "any" in names:
+        raise InputError("kernel parameters mean nothing to `any` machine", "--kernel-parameter",
+                         "they change the ACS bits of named devices", "name a machine")
+    found: list[Machine | None] = []
+    for name in dict.fromkeys(names or files.names()):
+        found.append(None if name == "any" else booted(files.load(name), parameters))
+    return found
 
 
 def _meaningful(designs: list, wanted: list[Property]) -> None:  # type: ignore[type-arg]

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmaproof.commands.options import assume_option, grouping_option, json_option
+from dmaproof.commands.options import (
+    assume_option,
+    booted,
+    grouping_option,
+    json_option,
+    kernel_parameter_option,
+)
 from dmaproof.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ DIFFERENT, BAD_INPUT, UNDECIDED = 1, 2, 3
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @grouping_option
 @assume_option
+@kernel_parameter_option
 @click.option("--compare", is_flag=True, help="Set them beside the kernel's own groups.")
 @click.option("--recorded", metavar="FILE",
               help="The kernel's groups, where the dump has none: a kernel log, sysfs, JSON.")
@@ -31,6 +38,7 @@ def groups(
     files: tuple[str, ...],
     grouping: str,
     assume: tuple[str, ...],
+    kernel_parameters: tuple[str, ...],
     compare: bool,
     recorded: str | None,
     as_json: bool,
@@ -61,7 +69,7 @@ def groups(
     codes = {0}
     for number, name in enumerate(files):
         try:
-            machine = load(name)
+            machine = booted(load(name), kernel_parameters, claims=False)
             if comparing:
                 codes.add(comparing.run(machine, name, assumptions if assume else None,
                                         as_json=as_json, first=number == 0))
