@@ -64,9 +64,9 @@ def map_wraps(_: Platform, __: State, call: t.MapDma) -> bool:
     f"{_TYPE1} vfio_dma_do_map",
     "a new user address is for a mapping that exists",
 )
-def update_is_unknown(_: Platform, state: State, call: t.MapDma) -> bool:
+def update_is_unknown(platform: Platform, state: State, call: t.MapDma) -> bool:
     """Test whether a user address is given for a range where nothing is mapped."""
-    return bool(call.flags & t.VADDR) and first_area(state, call) is None
+    return bool(call.flags & t.VADDR) and first_area(platform, state, call) is None
 
 
 @rule(
@@ -74,18 +74,18 @@ def update_is_unknown(_: Platform, state: State, call: t.MapDma) -> bool:
     f"{_TYPE1} vfio_dma_do_map",
     "a new user address is for exactly one mapping that has lost its own",
 )
-def update_is_wrong(_: Platform, state: State, call: t.MapDma) -> bool:
+def update_is_wrong(platform: Platform, state: State, call: t.MapDma) -> bool:
     """Test whether the mapping has another range or still has its address."""
-    found = first_area(state, call)
+    found = first_area(platform, state, call)
     if not call.flags & t.VADDR or found is None:
         return False
     return not found.stale or (found.iova, found.size) != (call.iova, call.size)
 
 
 @rule("vfio.map.overlap", f"{_TYPE1} vfio_dma_do_map", "no part of the range is mapped already")
-def map_overlaps(_: Platform, state: State, call: t.MapDma) -> bool:
+def map_overlaps(platform: Platform, state: State, call: t.MapDma) -> bool:
     """Test whether a new mapping meets an old one."""
-    return not call.flags & t.VADDR and first_area(state, call) is not None
+    return not call.flags & t.VADDR and first_area(platform, state, call) is not None
 
 
 @rule(
@@ -119,10 +119,21 @@ def memory_is_missing(platform: Platform, _: State, call: t.MapDma) -> bool:
     return not call.flags & t.VADDR and not platform.has_memory(call.vaddr, call.size)
 
 
-def first_area(state: State, call: t.MapDma) -> t.Area | None:
-    """Return an area that the range of *call* meets, None without one."""
+@rule(
+    "vfio.range.meets",
+    f"{_TYPE1} vfio_find_dma, vfio_find_dma_first_node",
+    "a mapping meets a range when they share an address; until 6.18 the end of a range that "
+    "reaches the last address of all wraps to 0, so that it meets nothing",
+)
+def meets(platform: Platform, area: t.Area, first: int, size: int) -> bool:
+    """Test whether *area* shares an address with *size* bytes from *first*."""
+    return area.iova < platform.end(first, size) and first < area.iova + area.size
+
+
+def first_area(platform: Platform, state: State, call: t.MapDma) -> t.Area | None:
+    """Return the first area that the range of *call* meets, None without one."""
     for area in state.container(call.slot).areas:
-        if area.overlaps(call.iova, call.size):
+        if meets(platform, area, call.iova, call.size):
             return area
     return None
 
@@ -200,13 +211,13 @@ def unmap_splits(_: Platform, state: State, call: t.UnmapDma) -> bool:
     f"{_TYPE1} vfio_dma_do_unmap",
     "a user address is taken back once; one that is gone already undoes the call",
 )
-def takes_back_twice(_: Platform, state: State, call: t.UnmapDma) -> bool:
+def takes_back_twice(platform: Platform, state: State, call: t.UnmapDma) -> bool:
     """Test whether a mapping in the range has no user address any more."""
     taken = bool(call.flags & t.UNMAP_VADDR)
-    return taken and any(area.stale for area in unmapped(state, call))
+    return taken and any(area.stale for area in unmapped(platform, state, call))
 
 
-def unmapped(state: State, call: t.UnmapDma) -> tuple[t.Area, ...]:
+def unmapped(platform: Platform, state: State, call: t.UnmapDma) -> tuple[t.Area, ...]:
     """Return the areas that an unmap takes.
 
     In a v1 container it takes an area whole when it holds the area's first address, and nothing
@@ -215,7 +226,7 @@ def unmapped(state: State, call: t.UnmapDma) -> tuple[t.Area, ...]:
     container = state.container(call.slot)
     if call.flags & t.UNMAP_ALL:
         return container.areas
-    found = tuple(area for area in container.areas if area.overlaps(call.iova, call.size))
+    found = tuple(area for area in container.areas if meets(platform, area, call.iova, call.size))
     if not container.is_v2 and found and found[0].iova < call.iova:
         return ()
     return found

@@ -73,6 +73,14 @@ class Platform:
         """Whether type1 still knows the nesting type (drivers that lack it refuse it later)."""
         return self.kernel <= (6, 1)
 
+    def end(self, first: int, size: int) -> int:
+        """Return the address after a range, as the kernel computes it.
+
+        Until 6.18 in 64 bits: for a range that ends with the last address of all it is 0.
+        """
+        end = first + size
+        return end if self.kernel >= (6, 18) else end & ALL_ONES
+
     def has_memory(self, start: int, size: int) -> bool:
         """Whether all of [start, start + size) is memory of the program."""
         return any(start in part and start + size - 1 in part for part in self.memory)
@@ -105,10 +113,6 @@ class Area:
     vaddr: int
     protection: int
     stale: bool = False
-
-    def overlaps(self, iova: int, size: int) -> bool:
-        """Whether it shares an address with [iova, iova + size)."""
-        return self.iova < iova + size and iova < self.iova + self.size
 
 
 @dataclass(frozen=True)

@@ -197,10 +197,10 @@ def _set_iommu(_: Platform, state: State, call: t.SetIommu) -> _Effect:
     return _with_container(state, name, container), 0
 
 
-def _map(_: Platform, state: State, call: t.MapDma) -> _Effect:
+def _map(platform: Platform, state: State, call: t.MapDma) -> _Effect:
     name = state.named(call.slot)
     container = state.containers[name]
-    old = first_area(state, call)
+    old = first_area(platform, state, call)
     kept = [area for area in container.areas if area is not old]
     if old is not None:
         new = replace(old, vaddr=call.vaddr, stale=False)
@@ -210,10 +210,10 @@ def _map(_: Platform, state: State, call: t.MapDma) -> _Effect:
     return _with_container(state, name, replace(container, areas=areas)), 0
 
 
-def _unmap(_: Platform, state: State, call: t.UnmapDma) -> _Effect:
+def _unmap(platform: Platform, state: State, call: t.UnmapDma) -> _Effect:
     name = state.named(call.slot)
     container = state.containers[name]
-    gone = unmapped(state, call)
+    gone = unmapped(platform, state, call)
     if call.flags & t.UNMAP_VADDR:
         areas = tuple(replace(a, stale=True) if a in gone else a for a in container.areas)
     else:

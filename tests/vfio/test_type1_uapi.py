@@ -255,6 +255,18 @@ def test_later_kernels() -> None:
     assert run(later, nesting)[1].guard == "driver-knows-type"
 
 
+def test_a_range_to_the_last_address() -> None:
+    """Until 6.18 its end wraps to 0: UNMAP answers 0 and takes nothing, MAP sees no overlap."""
+    size = (1 << 64) - 0x4000
+    later = replace(HOST, kernel=(6, 18))
+    take = [*MAPPED, t.UnmapDma("c0", 0x4000, size)]
+    assert run(HOST, take)[1] == Answer(0)
+    assert run(later, take)[1] == Answer(2 * PAGE)
+    put = [*MAPPED, t.MapDma("c0", 0, 0x4000, size)]
+    assert run(HOST, put)[1].guard == "address-valid"
+    assert run(later, put)[1].guard == "not-mapped"
+
+
 def test_every_guard_is_a_cited_rule() -> None:
     cited = {rule.where.rpartition(".")[2] for rule in all_rules()}
     for guards in GUARDS.values():

@@ -141,7 +141,7 @@ _SHUNNED: dict[type[Call], float] = {
 }  # fmt: skip
 
 
-def program(seed: int, platform: Platform, length: int = 50) -> list[Call]:
+def program(seed: int | str, platform: Platform, length: int = 50) -> list[Call]:
     """Return about *length* calls of one program, the same for the same seed."""
     return _Program(Random(seed), platform).write(length)
 
