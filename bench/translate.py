@@ -8,10 +8,8 @@ Scalable mode, 4-level second stage, every request walked from the root table on
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import z3
@@ -98,8 +96,7 @@ def single_rate(image: Image, registers: Registers, iovas: list[int]) -> float:
 
 
 def qemu_rate(image: Image, registers: Registers, iovas: list[int]) -> float | None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from oracle.qemu import BINARY, Qemu
+    from dmaproof.counterexamples.bits.qemu import BINARY, Qemu
 
     if BINARY is None:
         return None

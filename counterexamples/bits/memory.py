@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dmaproof.model.algebra import PAGE, Image
+from dmaproof.model.errors import InputError
 from dmaproof.model.vtd.builder import Builder
 from dmaproof.model.vtd.caches import Held
 from dmaproof.model.vtd.invalidation import Command
@@ -112,11 +113,16 @@ class Frames(Builder):
         """Take *count* free frames and return the address of the first.
 
         Raises:
-            MemoryError: the tables would run into the pages of the spaces.
+            InputError: the tables would run into the pages of the spaces.
         """
         base = super().frame(count)
         if base + count * PAGE > SPACES:
-            raise MemoryError("the tables of the trace need more than 16 MiB")
+            raise InputError(
+                "the tables of the trace need more than 16 MiB",
+                "facts",
+                "a trace of a thousand functions or more, edited by hand",
+                "write the trace anew: it is made for the functions that take part",
+            )
         for number in range(count):
             self.named[base + number * PAGE] = self._purpose
         return base

@@ -10,24 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from dmaproof.counterexamples.bits.gamma import Args, Gamma
 from dmaproof.counterexamples.bits.landing import Issued, NotReproduced, Seen
 from dmaproof.counterexamples.bits.memory import QUEUES, SPACES, TABLES, Written
 from dmaproof.counterexamples.bits.places import OFFSET, Places, machine_of
-from dmaproof.counterexamples.bits.qemu import Qemu
+from dmaproof.counterexamples.bits.qemu import BINARY, NotStarted, Qemu
 from dmaproof.counterexamples.bits.replay import Replay, replay_on_bits
 from dmaproof.counterexamples.bits.unit import Tables, Unit
 from dmaproof.counterexamples.trace import Trace, instance_of, model_of
 from dmaproof.model.algebra import PAGE
 from dmaproof.model.design import Payload
+from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vtd import faults
 from dmaproof.model.vtd.registers import Registers
 
 PAGES: Final = range(SPACES, SPACES + 64 * PAGE)
 _QUEUE_ERROR: Final = 1 << 4
+_BY_REQUEST: Final = ("device-isolation", "group-isolation", "container-isolation")
 _SPARE: Final = 1 << 20  # room for the tables that the steps add
 
 
@@ -41,11 +44,10 @@ def obstacle(trace: Trace) -> str:
     if model.scheme.payload is not Payload.MAP:
         return "its requests carry a PASID, and no device of QEMU 7.2 sends one"
     actions = {step.action for step in trace.steps}
-    if any(a.startswith("device-tlb.") for a in actions) or "r1" not in trace.violation.objects:
-        if any(a.startswith("device-tlb.") for a in actions):
-            return "the devices that QEMU 7.2 lets a test drive have no device TLB"
-        if trace.property in ("device-isolation", "group-isolation", "container-isolation"):
-            return "its request is a translated one, and no device of QEMU 7.2 sends any"
+    if any(a.startswith("device-tlb.") for a in actions):
+        return "the devices that QEMU 7.2 lets a test drive have no device TLB"
+    if "r1" not in trace.violation.objects and trace.property in _BY_REQUEST:
+        return "its request is a translated one, and no device of QEMU 7.2 sends any"
     if any(a.endswith(".evict") for a in actions):
         return "QEMU evicts nothing when it is told to"
     if trace.property in ("no-misroute", "can-p2p-and-pasid"):
@@ -194,6 +196,55 @@ def _said(hpa: int | None, code: int | None) -> str:
     if code is not None:
         return f"fault {code:#x}"
     return "nowhere" if hpa is None else f"{hpa:#x}"
+
+
+@dataclass(frozen=True)
+class OnQemu:
+    """What QEMU said.
+
+    Attributes:
+        reason: why the trace is not reproduced there; "" if it is.
+        version: of QEMU ("" if it was not started).
+        compared: requests whose outcome was the engine's.
+    """
+
+    reason: str
+    version: str = ""
+    compared: tuple[Issued, ...] = ()
+
+
+def beside_qemu(
+    trace: Trace, machine: str | None = None, tables: Tables | None = None
+) -> tuple[Replay, OnQemu]:
+    """Start a QEMU and replay a trace on it and on the engine; on the engine alone where it must.
+
+    Raises:
+        InputError: QEMU is missing or does not start, the trace contradicts itself, its machine is
+            missing, or the table format does not fit the design.
+    """
+    if BINARY is None:
+        raise _missing("qemu-system-x86_64 is not installed")
+    problem = obstacle(trace)
+    if problem:
+        return replay_on_bits(trace, machine, tables), OnQemu(f"not expressible: {problem}")
+    chosen = tables or Tables.LEGACY
+    try:
+        with started(trace, chosen, machine) as qemu:
+            done, beside = replay_on_qemu(trace, qemu, machine, chosen)
+            return done, OnQemu(done.reason, qemu.version(), tuple(beside.compared))
+    except NotReproduced as error:
+        return replay_on_bits(trace, machine, tables), OnQemu(f"not expressible: {error}")
+    except NotStarted as error:
+        raise _missing(str(error)) from None
+
+
+def _missing(what: str) -> InputError:
+    return InputError(
+        what,
+        "--qemu",
+        "the emulator is not installed, or is another one than this was made for",
+        "install qemu-system-x86 (Debian), or leave --qemu out",
+    )
 
 
 def replay_on_qemu(

@@ -55,6 +55,22 @@ def machine_of(trace: Trace, given: str | None = None) -> Machine:
         ) from None
 
 
+_ROOM = {v.PASID: 32, v.SPACE: 32, v.GROUP: 60, v.CONTAINER: 60, v.FUNCTION: 500}
+"""How many elements fit the layout: 8-bit domain ids, one page a PASID table, a few pages."""
+
+
+def _check_size(instance: Instance) -> None:
+    for sort, room in _ROOM.items():
+        count = len(instance.domain(sort))
+        if count > room:
+            raise InputError(
+                f"{count} elements of sort {sort}; the replay on the bits has room for {room}",
+                "facts",
+                "edited by hand: traces are made for the few objects that take part",
+                "write the trace anew",
+            )
+
+
 class Places:
     """Numbers and addresses of the objects of one instance.
 
@@ -67,8 +83,10 @@ class Places:
         """Find the functions of an instance on a machine.
 
         Raises:
-            InputError: a function of the instance is not on the machine.
+            InputError: a function of the instance is not on the machine, or there is no room for
+                the instance.
         """
+        _check_size(instance)
         self.model, self.instance, self.machine = model, instance, machine
         self.fabric = Fabric(machine)
         self.functions = tuple(

@@ -94,12 +94,17 @@ class Topology:
         """Return the arguments that make the ports and devices."""
         found = []
         for bus, devfn in self._ports.items():
-            found += ["-device", f"pcie-root-port,id=port{bus},chassis={bus},slot={bus},"
-                                 f"addr={devfn >> 3:#x}.{devfn & 7}"]
+            found += [
+                "-device",
+                f"pcie-root-port,id=port{bus},chassis={bus},slot={bus},"
+                f"addr={devfn >> 3:#x}.{devfn & 7}",
+            ]
         for n, rid in enumerate(self.requesters):
             where = f"bus=port{rid >> 8}," if rid >> 8 else ""
-            found += ["-device", f"rocker,name=dma{n},{where}multifunction=on,"
-                                 f"addr={rid >> 3 & 31:#x}.{rid & 7}"]
+            found += [
+                "-device",
+                f"rocker,name=dma{n},{where}multifunction=on,addr={rid >> 3 & 31:#x}.{rid & 7}",
+            ]
         return found
 
     def commands(self) -> list[str]:
@@ -161,19 +166,38 @@ class Qemu:
         if scalable:
             device += ",x-scalable-mode=on"
         command = [
-            BINARY or "", "-nodefaults", "-display", "none", "-no-user-config", "-accel", "tcg",
-            "-machine", "q35,memory-backend=ram", "-m", "64M", "-smp", "1",
-            "-object", f"memory-backend-file,id=ram,size=64M,share=on,mem-path={self._dir}/ram",
-            "-bios", f"{self._dir}/rom", "-device", device + options,
+            BINARY or "",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-user-config",
+            "-accel",
+            "tcg",
+            "-machine",
+            "q35,memory-backend=ram",
+            "-m",
+            "64M",
+            "-smp",
+            "1",
+            "-object",
+            f"memory-backend-file,id=ram,size=64M,share=on,mem-path={self._dir}/ram",
+            "-bios",
+            f"{self._dir}/rom",
+            "-device",
+            device + options,
             *self._topology.arguments(),
-            "-qtest", f"unix:{self._dir}/qtest", "-qtest-log", "/dev/null",
+            "-qtest",
+            f"unix:{self._dir}/qtest",
+            "-qtest-log",
+            "/dev/null",
         ]
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self._dir / "qtest"))
         listener.listen(1)
         listener.settimeout(_SECONDS)
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.DEVNULL, stderr=self._errors)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors
+        )
         try:
             self._socket = self._accepted(listener)
         finally:
@@ -211,6 +235,17 @@ class Qemu:
         self._file.close()
         shutil.rmtree(self._dir, ignore_errors=True)
 
+    def version(self) -> str:
+        """Return what the binary says of its version."""
+        found = subprocess.run(
+            [BINARY or "", "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+        return found.stdout.splitlines()[0] if found.stdout else "QEMU"
+
     def batch(self, commands: list[str]) -> list[int]:
         """Send commands at once; return the values they read (0 for those that read none)."""
         self._socket.sendall(("\n".join(commands) + "\n").encode())
@@ -232,27 +267,37 @@ class Qemu:
 
     def set_root(self, rtaddr: int) -> None:
         """Load the root-table address and switch translation on."""
-        self.batch([
-            f"writeq {IOMMU + _RTADDR:#x} {rtaddr:#x}",
-            f"writel {IOMMU + _GCMD:#x} {_SRTP:#x}", f"writel {IOMMU + _GCMD:#x} {_TE:#x}",
-        ])
+        self.batch(
+            [
+                f"writeq {IOMMU + _RTADDR:#x} {rtaddr:#x}",
+                f"writel {IOMMU + _GCMD:#x} {_SRTP:#x}",
+                f"writel {IOMMU + _GCMD:#x} {_TE:#x}",
+            ]
+        )
 
     # -- the invalidation queue -------------------------------------------------------------
 
     def set_queue(self, iqa: int) -> None:
         """Empty all caches, load the address of the invalidation queue and switch it on."""
-        self.batch([
-            f"writel {IOMMU + _GCMD:#x} {_TE:#x}", *self.flush(),
-            f"writeq {IOMMU + _IQT:#x} 0x0", f"writeq {IOMMU + _IQA:#x} {iqa:#x}",
-            f"writel {IOMMU + _GCMD:#x} {_TE | _QIE:#x}",
-        ])
+        self.batch(
+            [
+                f"writel {IOMMU + _GCMD:#x} {_TE:#x}",
+                *self.flush(),
+                f"writeq {IOMMU + _IQT:#x} 0x0",
+                f"writeq {IOMMU + _IQA:#x} {iqa:#x}",
+                f"writel {IOMMU + _GCMD:#x} {_TE | _QIE:#x}",
+            ]
+        )
 
     def ring(self, tail: int) -> tuple[int, int]:
         """Move the tail of the queue; return its head and the fault status afterwards."""
-        values = self.batch([
-            f"writeq {IOMMU + _IQT:#x} {tail:#x}", f"readq {IOMMU + _IQH:#x}",
-            f"readl {IOMMU + _FSTS:#x}",
-        ])
+        values = self.batch(
+            [
+                f"writeq {IOMMU + _IQT:#x} {tail:#x}",
+                f"readq {IOMMU + _IQH:#x}",
+                f"readl {IOMMU + _FSTS:#x}",
+            ]
+        )
         return values[1], values[2]
 
     # -- invalidation registers -------------------------------------------------------------
@@ -274,8 +319,12 @@ class Qemu:
 
     def flush_page(self, did: int, address: int, am: int = 0) -> None:
         """Flush pages of one domain."""
-        self.batch([f"writeq {self._iva:#x} {address & ~0xFFF | am:#x}",
-                    f"writeq {self._iva + 8:#x} {1 << 63 | 3 << 60 | did << 32:#x}"])
+        self.batch(
+            [
+                f"writeq {self._iva:#x} {address & ~0xFFF | am:#x}",
+                f"writeq {self._iva + 8:#x} {1 << 63 | 3 << 60 | did << 32:#x}",
+            ]
+        )
 
     # -- DMA --------------------------------------------------------------------------------
 
@@ -284,12 +333,22 @@ class Qemu:
     ) -> list[str]:
         """Return the commands of one DMA (control 2 fills, 4 reads and inverts)."""
         bar = self._topology.bars[self._topology.requesters[0] if requester is None else requester]
-        return [f"writeq {bar + _DMA_ADDR:#x} {address:#x}",
-                f"writel {bar + _DMA_SIZE:#x} {size:#x}",
-                f"writel {bar + _DMA_CTRL:#x} {control:#x}"]
+        return [
+            f"writeq {bar + _DMA_ADDR:#x} {address:#x}",
+            f"writel {bar + _DMA_SIZE:#x} {size:#x}",
+            f"writel {bar + _DMA_CTRL:#x} {control:#x}",
+        ]
 
-    def dma(self, address: int, region: range, *, write: bool = True, flush: bool = True,
-            size: int = 4, requester: int | None = None) -> Seen:
+    def dma(
+        self,
+        address: int,
+        region: range,
+        *,
+        write: bool = True,
+        flush: bool = True,
+        size: int = 4,
+        requester: int | None = None,
+    ) -> Seen:
         """Do one DMA and say where it landed in *region* (searched for, then restored).
 
         A read is a read followed by a write of the inverted bytes: the write tells that the read
@@ -300,12 +359,15 @@ class Qemu:
         fresh = (PATTERN if write else b"\x69") * size
         if not write:
             self.ram[start:stop] = PATTERN * (stop - start)
-        commands = [*(self.flush() if flush else []),
-                    *self.access(address, size, _FILL if write else _INVERT, requester),
-                    f"readl {IOMMU + _FSTS:#x}", f"readq {self._records:#x}",
-                    f"readq {self._records + 8:#x}",
-                    f"writel {self._records + 12:#x} 0x80000000",
-                    f"writel {IOMMU + _FSTS:#x} 0x1"]
+        commands = [
+            *(self.flush() if flush else []),
+            *self.access(address, size, _FILL if write else _INVERT, requester),
+            f"readl {IOMMU + _FSTS:#x}",
+            f"readq {self._records:#x}",
+            f"readq {self._records + 8:#x}",
+            f"writel {self._records + 12:#x} 0x80000000",
+            f"writel {IOMMU + _FSTS:#x} 0x1",
+        ]
         values = self.batch(commands)
         status, low, high = values[-5:-2]
         found = self.ram.find(fresh, start, stop)
@@ -317,7 +379,7 @@ class Qemu:
 
     def load(self, words: dict[int, int], region: range) -> None:
         """Clear *region* of memory and store quadwords."""
-        self.ram[region.start:region.stop] = bytes(len(region))
+        self.ram[region.start : region.stop] = bytes(len(region))
         for address, value in words.items():
             struct.pack_into("<Q", self.ram, address, value)
 

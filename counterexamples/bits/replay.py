@@ -136,9 +136,7 @@ def replay_on_bits(
     return found
 
 
-def _run(
-    trace: Trace, model: Model, gamma: Gamma, found: Replay, watching: Observer
-) -> None:
+def _run(trace: Trace, model: Model, gamma: Gamma, found: Replay, watching: Observer) -> None:
     instance = gamma.places.instance
     steps = steps_of(trace.steps, model, instance)
     alpha = Alpha(gamma)

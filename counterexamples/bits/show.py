@@ -9,6 +9,7 @@ from typing import Any, Final
 from dmaproof.counterexamples.bits.host import Host
 from dmaproof.counterexamples.bits.landing import Issued
 from dmaproof.counterexamples.bits.memory import Event, Kept, Queued, Written
+from dmaproof.counterexamples.bits.on_qemu import OnQemu
 from dmaproof.counterexamples.bits.places import Places
 from dmaproof.counterexamples.bits.replay import Done, Replay
 from dmaproof.counterexamples.show import Line
@@ -39,8 +40,21 @@ _RULE_OF = {
 }
 
 
-def lines(trace: Trace, replay: Replay) -> Iterator[Line]:
-    """Yield the lines of a replay."""
+def lines(trace: Trace, replay: Replay, on_qemu: OnQemu | None = None) -> Iterator[Line]:
+    """Yield the lines of a replay, and what QEMU said."""
+    yield from _lines(trace, replay)
+    if on_qemu is None:
+        return
+    if on_qemu.reason:
+        yield f"  QEMU: {on_qemu.reason}", "end"
+        return
+    yield f"  QEMU reproduces it: {on_qemu.version}", "end"
+    for issued in on_qemu.compared:
+        where = f"lands at {issued.hpa:#x}" if issued.hpa is not None else issued.condition
+        yield f"     DMA of {issued.wire} to {int(issued.request.address):#x}: {where}", "path"
+
+
+def _lines(trace: Trace, replay: Replay) -> Iterator[Line]:
     name = trace.design.get("name", "?")
     yield f"{trace.property} of {name} on {trace.machine}, on {replay.tables} tables", "head"
     if replay.gamma is not None and replay.places is not None:
@@ -180,8 +194,20 @@ def _cited(issued: Issued) -> Iterator[str]:
 # -- data -----------------------------------------------------------------------------------
 
 
-def data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
+def data(file: str, trace: Trace, replay: Replay, on_qemu: OnQemu | None = None) -> dict[str, Any]:
     """Return a replay as JSON data (``dmaproof/bits/1``)."""
+    found = _data(file, trace, replay)
+    if on_qemu is not None:
+        found["qemu"] = {
+            "result": "undecided" if on_qemu.reason else "reproduced",
+            "reason": on_qemu.reason,
+            "version": on_qemu.version,
+            "requests": [_request(issued) for issued in on_qemu.compared],
+        }
+    return found
+
+
+def _data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "file": file,

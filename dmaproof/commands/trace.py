@@ -75,11 +75,37 @@ def show(file: str, as_json: bool) -> None:
 
 @trace.command("replay")
 @click.argument("file", metavar="FILE")
+@click.option("--bits", is_flag=True,
+              help="Make it concrete: write tables and registers of VT-d for each step, issue the"
+              " request at the end.")
+@click.option("--qemu", is_flag=True,
+              help="Do the same on the VT-d of a running QEMU, beside the engine.")
+@click.option("--tables", type=click.Choice(("legacy", "extended", "scalable")),
+              help="Table format, with --bits or --qemu  [default: what the design's calls use]")
+@click.option("--machine", metavar="NAME|FILE",
+              help="The machine, with --bits or --qemu, for a trace that carries none.")
 @json_option
-def replay(file: str, as_json: bool) -> int:
-    """Run a trace on the model: exit 0 if it reproduces, 1 if it does not, 2 for a bad file."""
+def replay(
+    file: str, bits: bool, qemu: bool, tables: str | None, machine: str | None, as_json: bool
+) -> int:
+    """Run a trace on the model, or on tables, registers and requests.
+
+    Exit code: 0 it reproduces, 1 it does not, 2 bad input, 3 it reproduces on the model alone.
+    """
     found = _Opened(file)
     problem = found.replayed()
+    if not (bits or qemu):
+        if tables or machine:
+            raise click.UsageError("--tables and --machine need --bits or --qemu.")
+        _tell(file, found, problem, as_json=as_json)
+        return 1 if problem else 0
+    if problem:
+        _tell(file, found, problem, as_json=as_json)
+        return 1
+    return _concrete(file, found.trace, tables, machine, qemu=qemu, as_json=as_json)
+
+
+def _tell(file: str, found: _Opened, problem: str, *, as_json: bool) -> None:
     if as_json:
         data = {"schema": "dmaproof/replay/1", "file": file, "reproduces": not problem,
                 "reason": problem}
@@ -89,4 +115,34 @@ def replay(file: str, as_json: bool) -> int:
     else:
         steps = len(found.trace.steps)
         click.echo(f"{file}: reproduces: after {steps} steps, {found.says}")
-    return 1 if problem else 0
+
+
+def _concrete(
+    file: str, trace: RunTrace | Trace, tables: str | None, machine: str | None, *, qemu: bool,
+    as_json: bool,
+) -> int:
+    """Replay on the bits (and on QEMU), print it, and return the exit code."""
+    from dmaproof.counterexamples.bits import show as bits
+    from dmaproof.counterexamples.bits.on_qemu import beside_qemu
+    from dmaproof.counterexamples.bits.replay import replay_on_bits
+    from dmaproof.counterexamples.bits.unit import Tables
+    from dmaproof.counterexamples.trace import Trace
+    from dmaproof.terminal import Screen
+
+    if not isinstance(trace, Trace):
+        raise click.UsageError(f"{file} is a run of a scenario; --bits and --qemu take traces of"
+                               " bind designs.")
+    wanted = Tables(tables) if tables else None
+    if qemu:
+        done, on_qemu = beside_qemu(trace, machine, wanted)
+    else:
+        done, on_qemu = replay_on_bits(trace, machine, wanted), None
+    if as_json:
+        click.echo(json.dumps(bits.data(file, trace, done, on_qemu), indent=1))
+    else:
+        screen = Screen()
+        styles = {"head": "bold", "end": "red", "path": "yellow", "note": "dim"}
+        for text, role in bits.lines(trace, done, on_qemu):
+            screen.line((text, styles.get(role, "")))
+    good = done.result == "reproduced" and (on_qemu is None or not on_qemu.reason)
+    return 0 if good else 3
