@@ -20,6 +20,7 @@ from dmaproof.engine.assumptions import ASSUMPTIONS, Assumptions
 from dmaproof.engine.case import Case
 from dmaproof.engine.driver import Driver
 from dmaproof.engine.finding import Candidate, Proof, Unknown
+from dmaproof.engine.hidden import case_of
 from dmaproof.engine.theorems import Theorem
 from dmaproof.model.design import Design
 from dmaproof.model.errors import InputError
@@ -137,7 +138,7 @@ class Judge:
             self._machine, self._cases = machine, {}
         if wanted not in self._cases:
             known = next(iter(self._cases.values()), None)
-            self._cases[wanted] = Case(
+            self._cases[wanted] = case_of(
                 machine, self.grouping, wanted, ats=self.design.fabric.ats, like=known
             )
         return self._cases[wanted]
@@ -146,6 +147,8 @@ class Judge:
         case = self._case(machine)
         if self.assumptions.value("closed_grouping") == "on":
             broken = case.breaks(Premise.CLOSED_GROUPING, self.model)
+            if broken is not None and case.unsure:
+                return self._undecided(prop, machine.name, case.unsure, None)
             if broken is not None:
                 names = " acts as ".join(case.name(f) for f in broken)
                 return self._undecided(
@@ -157,7 +160,7 @@ class Judge:
             return self._proved(prop, case, finding)
         if isinstance(finding, Candidate):
             return self._settled(prop, case, finding)
-        return self._undecided(prop, machine.name, finding.reason, finding.depth,
+        return self._undecided(prop, machine.name, case.unsure or finding.reason, finding.depth,
                                vacuous=self.driver.vacuous(case))
 
     def _proved(self, prop: Property, case: Case, proof: Proof) -> Verdict:

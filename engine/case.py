@@ -67,6 +67,15 @@ class Case:
         self._like = like
         self._broken: dict[tuple[Premise, str, bool], Pair | None] = {}
 
+    @property
+    def unsure(self) -> str:
+        """Why something about the machine is not certain; "" if nothing is (`engine.hidden`)."""
+        return ""
+
+    def certain(self, chain: Chain) -> bool:
+        """Whether the facts about a chain are certain."""
+        return True
+
     def acts(self, function: Bdf, other: Bdf) -> bool:
         """acts(f, h), reflexive."""
         number = self.reach.number

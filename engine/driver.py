@@ -126,7 +126,7 @@ class Driver:
             if broken is not None:
                 pairs.insert(0, broken)
         chains = [case.chain(p) for p in dict.fromkeys(pairs)]
-        return list(dict.fromkeys(chains))
+        return [chain for chain in dict.fromkeys(chains) if case.certain(chain)]
 
     def _explore(self, world: World, budget: int) -> Search:
         abstract = anonymous(world)

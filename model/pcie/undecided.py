@@ -241,7 +241,7 @@ def _doubt(
     hiding = tuple(bdf for bdf in block if _matters(machine, best, worst, bdf))
     if not hiding:
         hiding = tuple(bdf for bdf in block if machine.device(bdf).unknown & _DOUBTFUL)
-    reasons = list(_reasons(machine, hiding))
+    reasons = list(missing(machine, hiding))
     return Doubt(
         members=block,
         parts=tuple(sorted(group.members for group in parts)),
@@ -260,10 +260,19 @@ def _matters(machine: Machine, best: Machine, worst: Machine, bdf: Bdf) -> bool:
     return len(answers) == 2
 
 
-def _reasons(machine: Machine, hiding: tuple[Bdf, ...]) -> Iterator[str]:
+def missing(machine: Machine, hiding: Iterable[Bdf], limit: int = 1000) -> Iterator[str]:
+    """Say in words what is missing about some functions, cause by cause.
+
+    Args:
+        machine: the topology.
+        hiding: the functions.
+        limit: how many of them are named for each cause.
+
+    """
     left = list(hiding)
     for facts, text in _CAUSES:
         named = [bdf for bdf in left if machine.device(bdf).unknown & facts]
         if named:
-            yield f"{text}: {', '.join(map(str, named))}"
+            more = f" and {len(named) - limit} more" if len(named) > limit else ""
+            yield f"{text}: {', '.join(map(str, named[:limit]))}{more}"
         left = [bdf for bdf in left if bdf not in named]
