@@ -102,7 +102,8 @@ class Area:
     Attributes:
         iova: first address that devices use.
         size: bytes.
-        vaddr: first address of the program's memory behind it.
+        memory: user address that the memory behind it had when it was mapped, and pinned.
+        vaddr: user address that the memory has now.
         protection: READ | WRITE, as devices see it.
         stale: its user address was taken back (UNMAP with VADDR) and not yet replaced.
 
@@ -110,6 +111,7 @@ class Area:
 
     iova: int
     size: int
+    memory: int
     vaddr: int
     protection: int
     stale: bool = False

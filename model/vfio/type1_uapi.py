@@ -85,15 +85,15 @@ def run(platform: Platform, calls: Iterable[t.Call]) -> tuple[State, Answer]:
     "a device uses the one address map of its container; a group that is in none reaches nothing",
 )
 def lands(platform: Platform, state: State, device: str, iova: int, right: int) -> int:
-    """Return the user address that *device* reaches at *iova* with *right*, NOWHERE if none.
+    """Return what *device* reaches at *iova* with *right* by its user address, NOWHERE if nothing.
 
-    A mapping whose user address was taken back still translates: only the kernel's use of the
-    address stops.
+    The memory is pinned when it is mapped: a mapping whose user address was taken back still
+    translates, and a new user address says where the program sees the memory, it does not move it.
     """
     container = state.inside.get(platform.group_of(device))
     for area in state.containers[container].areas if container is not None else ():
         if area.iova <= iova < area.iova + area.size and area.protection & right:
-            return area.vaddr + iova - area.iova
+            return area.memory + iova - area.iova
     return NOWHERE
 
 
@@ -205,7 +205,8 @@ def _map(platform: Platform, state: State, call: t.MapDma) -> _Effect:
     if old is not None:
         new = replace(old, vaddr=call.vaddr, stale=False)
     else:
-        new = Area(call.iova, call.size, call.vaddr, call.flags & (t.READ | t.WRITE))
+        rights = call.flags & (t.READ | t.WRITE)
+        new = Area(call.iova, call.size, call.vaddr, call.vaddr, rights)
     areas = tuple(sorted([*kept, new], key=lambda area: area.iova))
     return _with_container(state, name, replace(container, areas=areas)), 0
 

