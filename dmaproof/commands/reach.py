@@ -35,13 +35,15 @@ def reach(
     assume: tuple[str, ...],
     grouping: str,
     as_json: bool,
-) -> None:
+) -> int:
     """Tell whether function A of MACHINE acts as function B, or where MACHINE leaks.
 
     A acts as B when requests of A, or of a function that A can make work for it, arrive at the
     IOMMU under a requester id of B. Printed are the way hop by hop, the leak channel, the
     assumptions it rests on, the smallest sets of ACS bits that cut it and the kernel parameter
     that switches them; or else what stops it.
+
+    Where the answer depends on what a dump hides, it is undecided, and the exit code is 3.
 
     Without A and B: which fabric components are larger than their groups (the groups leak), with
     one leak each, and which groups are larger than their components.
@@ -60,12 +62,13 @@ def reach(
     if source is None:
         from dmaproof.overview import overview
 
+        found, hidden = _at_best(found)
         summary = overview(found, grouping, assumptions)
         if as_json:
             click.echo(json.dumps(_summary_to_json(found, summary, grouping), indent=1))
         else:
             _show_summary(found, summary, grouping)
-        return
+        return 3 if hidden else 0
     if target is None:
         raise InputError(
             f"{source} reaches what?",
@@ -73,15 +76,32 @@ def reach(
             "the second function is missing",
             f"name two functions, or none for a summary of {found.name}",
         )
-    _pair(found, (source, target), assumptions, grouping, as_json=as_json)
+    return _pair(found, (source, target), assumptions, grouping, as_json=as_json)
+
+
+def _at_best(machine: Machine) -> tuple[Machine, bool]:
+    """Take what a dump hides as isolating: then every leak shown is there in any case."""
+    from dmaproof.model.pcie.undecided import bounds
+    from dmaproof.terminal import warn
+
+    if not any(device.unknown for device in machine.devices):
+        return machine, False
+    warn(f"{machine.name}: what the dump hides counts as isolating here; there may be more leaks")
+    return bounds(machine)[0], True
 
 
 def _pair(  # type: ignore[no-untyped-def]
     machine: Machine, names: tuple[str, str], assumptions, grouping: str, *, as_json: bool  # noqa: ANN001
-) -> None:
+) -> int:
     from dmaproof.model.pcie.groups import group_of, groups
+    from dmaproof.model.pcie.undecided import settled
     from dmaproof.reachability import ask
 
+    source, target = (machine.by_label(name).bdf for name in names)
+    known = settled(machine, source, target, assumptions.fabric())
+    if known is None:
+        return _undecided(machine, (source, target), as_json=as_json)
+    machine = known
     answer = ask(machine, *names, assumptions)
     numbers = group_of(groups(machine, grouping, assumptions.fabric()))
     both = numbers[answer.source], numbers[answer.target]
@@ -89,6 +109,29 @@ def _pair(  # type: ignore[no-untyped-def]
         click.echo(json.dumps(_to_json(machine, answer, grouping, both), indent=1))
     else:
         _show(machine, answer, grouping, both)
+    return 0
+
+
+def _undecided(machine: Machine, pair: tuple[Bdf, Bdf], *, as_json: bool) -> int:
+    from dmaproof.model.pcie.undecided import missing
+    from dmaproof.terminal import Screen
+
+    near = {*pair, *(up for bdf in pair for up in machine.ancestors(bdf))}
+    unknown = sorted(bdf for bdf in near if machine.device(bdf).unknown)
+    if not unknown:
+        unknown = [device.bdf for device in machine.devices if device.unknown]
+    reason = "cannot be decided: " + "; ".join(missing(machine, unknown))
+    source, target = pair
+    if as_json:
+        body = {"schema": "dmaproof/reach/2", "machine": machine.name, "from": str(source),
+                "to": str(target), "acts": None, "undecided": reason}
+        click.echo(json.dumps(body, indent=1))
+    else:
+        screen = Screen()
+        screen.line((str(source), "bold"), " ", ("may or may not act as", "bold yellow"), " ",
+                    (str(target), "bold"), f" on {machine.name}")
+        screen.item("  ", text=reason)
+    return 3
 
 
 # -- JSON ----------------------------------------------------------------------------------------

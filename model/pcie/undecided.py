@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from dmaproof.model.pcie import quirks
+from dmaproof.model.pcie import quirks, ranges
 from dmaproof.model.pcie.acs import REQ_ACS_FLAGS, pci_acs_enabled
+from dmaproof.model.pcie.channels import Fabric
 from dmaproof.model.pcie.groups import Group, groups
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind
 
@@ -147,6 +148,33 @@ def bounds(machine: Machine) -> tuple[Machine, tuple[Machine, ...]]:
         for kind in (kinds if open_ else kinds[:1])
     )
     return best, worst
+
+
+def settled(
+    machine: Machine, source: Bdf, target: Bdf, assume: Mapping[str, bool]
+) -> Machine | None:
+    """Return a machine without unknowns that answers whether *source* acts as *target*.
+
+    None where the answer depends on what the dump leaves out.
+    """
+    if not any(device.unknown for device in machine.devices):
+        return machine
+    best, worst = bounds(machine)
+    if _acts(best, source, target, assume):
+        return best  # every leak of the best machine is there in any case
+    chained = {source, target, *machine.ancestors(source), *machine.ancestors(target)}
+    lost = any(Fact.PORT_ABOVE in machine.device(bdf).unknown for bdf in chained)
+    if lost or any(_acts(each, source, target, assume) for each in worst):
+        return None
+    return worst[0]
+
+
+def _acts(machine: Machine, source: Bdf, target: Bdf, assume: Mapping[str, bool]) -> bool:
+    reach = Fabric(machine).reach(assume)
+    first, second = (reach.number.get(bdf) for bdf in (source, target))
+    if first is None or second is None:
+        return False
+    return ranges.contains(reach.acts(first), second)
 
 
 def _isolating(machine: Machine, device: Device) -> Device:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pcie.test_undecided import dumps
 
 from dmaproof.counterexamples.verdict import Judge
 from dmaproof.engine.assumptions import Assumptions
@@ -19,7 +20,6 @@ from dmaproof.model.pcie.topology import Bdf, Machine
 from dmaproof.model.vfio.build import build
 from dmaproof.properties.base import Premise
 from dmaproof.properties.registry import find
-from pcie.test_undecided import dumps
 
 MODEL = build(load_design("bind-2018-device"))
 

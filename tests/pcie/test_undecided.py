@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from dmaproof.model.pcie.acs import pasid_path_ok
 from dmaproof.model.pcie.channels import PERMISSIVE, Fabric
 from dmaproof.model.pcie.groups import ALGORITHMS, groups
-from dmaproof.model.pcie.machines import machine
 from dmaproof.model.pcie.topology import Bdf, Device, Fact, Machine, PortKind
 from dmaproof.model.pcie.undecided import bounds, decide
 from pcie.strategies import machines
