@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ def study(
     from dmaproof.engine.cache import default_folder
     from dmaproof.terminal import Screen
 
+    if math.isnan(seconds):  # passes every comparison of a range
+        raise click.BadParameter("is not a number", param_hint="--seconds")
     chosen = table().only(rows) if rows else table()
     screen = Screen()
     if listing:
