@@ -202,13 +202,13 @@ def _with_progress(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("shapes of {task.description}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=screen.console, transient=True) as bar:
-        task = bar.add_task("1 nodes", total=None)
+        task = bar.add_task("starting", total=None)
 
         def tick(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
@@ -307,7 +307,7 @@ def _details(screen: Screen, verdict: ShapeVerdict, *, reproducible: bool) -> No
     claim = verdict.theorem
     if claim.note:
         screen.item("  ", ("note   ", "dim"), text=claim.note)
-    rests = (f"{name}={'on' if value else 'off'}" for name, value in sorted(claim.assume.items()))
+    rests = (f"{name}={'on' if value else 'off'}" for name, value in sorted(claim.assumptions.items()))
     screen.item("  ", ("assume ", "dim"), text=", ".join(rests))
     for name in claim.where:
         screen.item("  ", ("where  ", "dim"), text=f"{CONDITIONS[name].says} ({name})")
@@ -356,7 +356,7 @@ def _data(verdict: ShapeVerdict, *, reproducible: bool) -> dict[str, Any]:
         "says": claim.says,
         "note": claim.note,
         "grouping": claim.grouping,
-        "assume": {name: "on" if on else "off" for name, on in sorted(claim.assume.items())},
+        "assume": {name: "on" if on else "off" for name, on in sorted(claim.assumptions.items())},
         "where": list(claim.where),
         "expected": claim.expected or None,
         "result": verdict.result,

@@ -203,7 +203,7 @@ class Run:
         failing: dict[str, list[Shape]] = {}
         for shape, answers in run(tasks):
             self._done += 1
-            self.progress(self._done, self._total, f"{size} nodes")
+            self.progress(self._done, self._total, f"shapes of {size}")
             for name, answer in answers.items():
                 effort = found[name].efforts.setdefault(size, Effort())
                 effort.shapes += 1

@@ -58,6 +58,12 @@ class ShapeTheorem:
     note: str = ""
 
     @property
+    def assumptions(self) -> dict[str, bool]:
+        """The assumptions that the question asks about."""
+        asked = {name: on for name, on in self.assume.items() if name != "prefix"}
+        return dict(self.assume) if self.question == "pasid-mate" else asked
+
+    @property
     def meaning(self) -> dict[str, object]:
         """What decides the answer: everything but how it is told."""
         return {
@@ -119,7 +125,7 @@ _PROPOSAL = (
     ShapeTheorem(
         "P10-beside", "P10", "v3: with SV on everywhere, no condition on multifunction devices is "
         "needed.",
-        "closed", "v3", "refuted", SPOOFING, (*_V3, "sv-on", "switches-of-ports"), 5,
+        "closed", "v3", "refuted", SPOOFING, (*_V3, "sv-on", "switches-of-ports"), 4,
         note="a function beside a bridge may use requester ids from behind it: SV at the port "
         "above sees them in its range",
     ),

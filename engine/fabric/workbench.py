@@ -177,7 +177,7 @@ class Workbench:
         """Return the query as SMT-LIB: unsatisfiable where *theorem* holds."""
         self._pose(theorem)
         try:
-            return str(self._solver.to_smt2())
+            return f"(set-logic QF_UF)\n{self._solver.to_smt2()}"
         finally:
             self._solver.pop()
 

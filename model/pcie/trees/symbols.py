@@ -124,7 +124,8 @@ class Symbols:
     def _of_node(self, node: int) -> Iterator[Cond]:
         facts, above = self.tree.node[node], self.shape.parent(node)
         kinds = list(facts.kind.values())
-        yield z3.PbEq([(kind, 1) for kind in kinds], 1)
+        yield either(*kinds)
+        yield from (no(both(one, other)) for one, other in combinations(kinds, 2))
         if above:
             for bridge, term in self.tree.node[above].kind.items():
                 yield implies(term, facts.is_a(*BELOW[bridge]))
