@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmaproof.commands.options import assume_option, grouping_option, json_option
+from dmaproof.commands.options import (
+    assume_option,
+    booted,
+    grouping_option,
+    json_option,
+    kernel_parameter_option,
+)
 
 if TYPE_CHECKING:
     from dmaproof.model.pcie.channels import Edge
@@ -27,6 +33,7 @@ _SHOWN = 20
 @click.argument("target", metavar="B]", required=False)
 @assume_option
 @grouping_option
+@kernel_parameter_option
 @json_option
 def reach(
     machine: str,
@@ -34,6 +41,7 @@ def reach(
     target: str | None,
     assume: tuple[str, ...],
     grouping: str,
+    kernel_parameters: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Tell whether function A of MACHINE acts as function B, or where MACHINE leaks.
@@ -56,7 +64,7 @@ def reach(
     from dmaproof.terminal import warn
 
     assumptions = Assumptions.parse(assume)
-    found = load(machine)
+    found = booted(load(machine), kernel_parameters)
     for warning in found.warnings:
         warn(f"{found.name}: {warning}")
     if source is None:
