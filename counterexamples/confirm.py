@@ -33,7 +33,7 @@ from dmaproof.model.logic.sets import (
     replay,
 )
 from dmaproof.model.logic.terms import Kind
-from dmaproof.model.pcie.channels import Channel
+from dmaproof.model.pcie.channels import Channel, Edge
 from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model
@@ -77,7 +77,7 @@ def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> T
         return Refused(problem)
     steps = minimised(steps, prop, model, instance)
     small, steps = _without_idle(steps, prop, model, world, candidate.counts)
-    trace = _written(small, steps, prop, model, case, candidate.chain)
+    trace = _written(small, steps, prop, model, case)
     problem = replayed(trace)
     return Refused(problem) if problem else trace
 
@@ -226,7 +226,7 @@ def _drop(world: World, name: str) -> World | None:
 
 
 def _written(
-    instance: Instance, steps: list[Step], prop: Property, model: Model, case: Case, chain: Chain
+    instance: Instance, steps: list[Step], prop: Property, model: Model, case: Case
 ) -> Trace:
     states = replay(model.system, instance, steps)
     written = []
@@ -242,12 +242,14 @@ def _written(
             says=sentence(act.says or act.name, names),
         ))
     end = end_of(prop, model, instance, states[-1])
+    functions = {n: case.machine.by_label(n).bdf for n in instance.elements[v.FUNCTION]}
+    edges = _edges(dict(end.objects), prop, case, functions)
     return Trace(
         design=model.design.model_dump(by_alias=True, mode="json"),
         machine=case.machine.name,
-        topology=_topology(instance, case, chain),
+        topology=_topology(instance, case, functions),
         grouping=case.grouping,
-        assumptions=literals(prop, end, case, chain, model),
+        assumptions=literals(prop, end, case, functions, edges, model),
         hot_add=model.scheme.hot_add,
         property=prop.id,
         facts=facts_of(model, instance),
@@ -256,23 +258,25 @@ def _written(
             for r in model.system.rels if r.kind is not Kind.STATIC and states[0][r]
         },
         steps=written,
-        violation=_violation(prop, end, model, case, chain, instance, states[-1]),
+        violation=_violation(prop, end, model, case, edges, instance, states[-1]),
     )
 
 
-def _topology(instance: Instance, case: Case, chain: Chain) -> dict[str, object]:
+def _topology(
+    instance: Instance, case: Case, functions: dict[str, Bdf]
+) -> dict[str, object]:
     """The part of the machine that the run needs: its functions and the deputies between them."""
-    functions = [case.machine.by_label(name).bdf for name in instance.elements[v.FUNCTION]]
-    pairs = ((functions[f], functions[h]) for f, h in instance.facts[v.INFLUENCE] if f != h)
-    return topology_of(case.machine, case.reach, [*functions, *chain.functions], pairs)
+    bdfs = list(functions.values())
+    pairs = ((bdfs[f], bdfs[h]) for f, h in instance.facts[v.INFLUENCE] if f != h)
+    return topology_of(case.machine, case.reach, bdfs, pairs)
 
 
 def _violation(
-    prop: Property, end: Falsified, model: Model, case: Case, chain: Chain,
+    prop: Property, end: Falsified, model: Model, case: Case, edges: list[Edge],
     instance: Instance, state: object,
 ) -> Violation:
     objects = dict(end.objects)
-    path = _path(objects, case, chain)
+    path = _path(edges, case)
     template = prop.says if prop.kind is PropertyKind.CAN else prop.violated
     return Violation(
         property=prop.id,
@@ -288,17 +292,25 @@ def _violation(
     )
 
 
-def _path(objects: dict[str, str], case: Case, chain: Chain) -> list[Hop]:
-    """The leak edges from the guilty function to the one whose binding it uses."""
+def _edges(
+    objects: dict[str, str], prop: Property, case: Case, functions: dict[str, Bdf]
+) -> list[Edge]:
+    """The leak edges from the guilty function to the one whose binding it uses.
+
+    The guilty function may be any function of the run, not only one of the chain that was searched:
+    a group mate that the kernel's loops brought in does as well.
+    """
     owner = objects.get("r1", "").removeprefix("rid(").removesuffix(")") or objects.get("h1", "")
-    names = {case.name(f): f for f in chain.functions}
-    source, last = objects.get("f1", ""), owner
-    if source not in names or last not in names or source == last:
+    source = objects.get("f1", "")
+    if source not in functions or owner not in functions or source == owner:
         return []
-    ends, assume = (names[source], names[last]), case.assumptions.fabric()
-    edges = case.fabric.witness(*ends, assume)
-    if not edges and case.p2p(*ends):
-        edges = [case.fabric.edge(*ends, assume, frozenset({Channel.PEER_TO_PEER}))]
+    ends, assume = (functions[source], functions[owner]), case.assumptions.fabric()
+    if prop.id in _TO_A_BAR:
+        return [case.fabric.edge(*ends, assume, frozenset({Channel.PEER_TO_PEER}))]
+    return case.fabric.witness(*ends, assume)
+
+
+def _path(edges: list[Edge], case: Case) -> list[Hop]:
     return [
         Hop(
             channel=e.channel.value, source=case.name(e.source),
@@ -309,26 +321,23 @@ def _path(objects: dict[str, str], case: Case, chain: Chain) -> list[Hop]:
     ]
 
 
+_TO_A_BAR = ("no-misroute", "can-p2p-and-pasid")
+"""Properties about requests that end at a BAR: nobody works for whoever sent them."""
+
+
 def literals(
-    prop: Property, end: Falsified, case: Case, chain: Chain, model: Model
+    prop: Property, end: Falsified, case: Case, functions: dict[str, Bdf], edges: list[Edge],
+    model: Model,
 ) -> dict[str, str]:
     """The assumption literals that a run rests on."""
     found: dict[str, bool] = {}
-    objects = dict(end.objects)
-    hops = _path(objects, case, chain)
-    names = {case.name(f): f for f in chain.functions}
-    assume = case.assumptions.fabric()
-    if hops:
-        owner = objects.get("r1", "").removeprefix("rid(").removesuffix(")")
-        last = names.get(owner or objects.get("h1", ""))
-        edges = case.fabric.witness(names[objects["f1"]], last, assume) if last else []
-        for edge in edges:
-            found.update(dict(edge.requires))
-        if any(h.channel == "peer-to-peer" for h in hops) and prop.id != "no-misroute":
-            found["deputy"] = True
+    for edge in edges:
+        found.update(dict(edge.requires))
+    if any(e.channel is Channel.PEER_TO_PEER for e in edges) and prop.id not in _TO_A_BAR:
+        found["deputy"] = True
     if model.scheme.hot_add:
         found["static_fabric"] = False
-    raw = {case.name(f) for f in chain.functions if case.raw(f)}
-    if case.ats and not hops and objects.get("f1") in raw:
+    raw = {name for name, function in functions.items() if case.raw(function)}
+    if case.ats and not edges and end.objects.get("f1") in raw:
         found["ats_honest"] = False
     return {n: "on" if value else "off" for n, value in sorted(found.items())}
