@@ -35,6 +35,7 @@ from dmaproof.model.logic.terms import (
     TRUE,
     Eq,
     Fn,
+    Formula,
     Kind,
     Rel,
     Var,
@@ -50,6 +51,7 @@ from dmaproof.model.scenario import Claim, Family, Options, Scenario, always, ca
 
 A, M, X = Var("a", w.SLOT), Var("m", w.DOMAIN), Var("x", w.PAGE)
 A1, A2, M1, X1 = Var("a1", w.SLOT), Var("a2", w.SLOT), Var("m1", w.DOMAIN), Var("x1", w.PAGE)
+U1 = Var("u1", w.UNIT)
 LINE, OTHER = (A, M, X), (A1, M1, X1)
 
 UNIT_OF = Fn("unit_of_slot", (w.SLOT,), w.UNIT)
@@ -62,6 +64,7 @@ HOLDS = Rel("holds", (w.SLOT, w.DOMAIN))  # bookkeeping: from the start of attac
 BOUND = Rel("bound", (w.SLOT, w.DOMAIN))  # attach has returned, detach has not begun
 IOTLB_TAG = Rel("iotlb_tag", (w.DOMAIN, w.SLOT))
 DEVTLB_TAG = Rel("devtlb_tag", (w.DOMAIN, w.SLOT))
+NOTED = Rel("tag_names_unit", (w.DOMAIN, w.UNIT))  # the unit of the one tag (mutant)
 MOVING = Rel("moving", (w.SLOT, w.DOMAIN))  # an attach or a detach runs (where a lock minds)
 BATCH = Rel("has_batch", (w.DOMAIN,))  # memory for batched descriptors (qi_batch)
 ATS_ON = Rel("ats_on_now", (w.SLOT,))
@@ -129,8 +132,9 @@ class TagOptions(Options):
 @rule("driver.cache-tags.assign", "drivers/iommu/intel/cache.c cache_tag_assign_domain",
       "A domain has an IOTLB tag for every slot and a device-TLB tag where ATS is on")
 def _attach_step(step: Attach, o: TagOptions) -> tuple[list[Update], str]:
-    fresh = TRUE if o.iotlb_tags == "per-unit" else forall((A1,), not_(IOTLB_TAG(M, A1)))
-    iotlb = insert(IOTLB_TAG, M, A, when=fresh)
+    iotlb = [insert(IOTLB_TAG, M, A)]
+    if o.iotlb_tags == "per-did":  # the first slot's unit is noted, others count as users
+        iotlb.append(insert(NOTED, M, UNIT_OF(A), when=forall((A1,), not_(IOTLB_TAG(M, A1)))))
     match step:
         case Attach.ENABLE_ATS:
             return [insert(ATS_ON, A, when=ATS(A))], "ATS is turned on in the device of {a}"
@@ -138,9 +142,9 @@ def _attach_step(step: Attach, o: TagOptions) -> tuple[list[Update], str]:
             return [insert(BATCH, M)], "{m} gets its batch of descriptors"
         case Attach.TAG:
             device = insert(DEVTLB_TAG, M, A, when=o.ats_now(A))
-            return [iotlb, device], "{m} gets the cache tags of {a}"
+            return [*iotlb, device], "{m} gets the cache tags of {a}"
         case Attach.TAG_IOTLB:
-            return [iotlb], "{m} gets the IOTLB tag of {a}, and no other"
+            return iotlb, "{m} gets the IOTLB tag of {a}, and no other"
         case Attach.ENTRY:
             return [insert(ENTRY, A, M)], "The entry of {a} is set up: it leads to {m}"
         case Attach.ENTRY_IF_FIRST:
@@ -161,6 +165,9 @@ def _detach_step(step: Detach, o: TagOptions) -> tuple[list[Update], str]:
             return [delete_where(c, OTHER, own) for c in (IOTLB, DEVICE_TLB)], says
         case Detach.UNTAG:
             gone = [delete(IOTLB_TAG, M, A), delete(DEVTLB_TAG, M, A, when=o.ats_now(A))]
+            if o.iotlb_tags == "per-did":
+                alone = forall((A1,), or_(Eq(A1, A), not_(IOTLB_TAG(M, A1))))
+                gone.append(delete_where(NOTED, (M1, U1), and_(Eq(M1, M), alone)))
             return gone, "{m} loses the cache tags of {a}"
         case Detach.DISABLE_ATS:
             return [delete(ATS_ON, A)], "ATS is turned off in the device of {a}"
@@ -170,7 +177,9 @@ def _detach_step(step: Detach, o: TagOptions) -> tuple[list[Update], str]:
       "An unmap flushes what the domain's tags name: a DID on a unit, a device with its PASID")
 def _flush_by_tags(o: TagOptions) -> Work:
     same = and_(Eq(M1, M), Eq(X1, X))
-    tagged = exists((A2,), and_(IOTLB_TAG(M, A2), Eq(UNIT_OF(A2), UNIT_OF(A1))))
+    tagged: Formula = exists((A2,), and_(IOTLB_TAG(M, A2), Eq(UNIT_OF(A2), UNIT_OF(A1))))
+    if o.iotlb_tags == "per-did":
+        tagged = NOTED(M, UNIT_OF(A1))
     named = not_(HAS_PASID(A1)) if o.unmap == "untagged" else TRUE
     updates = (
         delete_where(IOTLB, OTHER, same if o.neighbour else and_(same, tagged)),
@@ -238,6 +247,7 @@ def _driver(o: TagOptions, programs: list[Program], unmap: Program) -> Module:
     rels = [ENTRY, HOLDS, BOUND, IOTLB_TAG, MAPS, MAPPED, *(s for p in programs for s in p.stages)]
     rels += [ATS, DEVTLB_TAG] if o.ats == "on" else []
     rels += [ATS_ON] if o.toggles else []
+    rels += [NOTED] if o.iotlb_tags == "per-did" else []
     rels += [MOVING] if o.lock == "container" else []
     rels += [NESTED, BATCH] if o.nested else []
     rels += [HAS_PASID] if o.unmap == "untagged" else []

@@ -48,6 +48,7 @@ MAPS = Rel("maps", (w.PAGE,))
 QUEUED = Rel("queued", (w.PAGE,))  # an invalidation of the page waits in the queue
 NEED_SYNC = Rel("need_sync", (w.UNIT,))  # something was queued since the last wait command
 CACHED = Rel("cached", (w.PAGE,))
+BUSY = Rel("in_call", (CPU,))
 MAPPED = Rel("mapped", (w.PAGE,), Kind.GHOST)
 
 
@@ -65,8 +66,10 @@ class CompletionOptions(Options):
 @rule("driver.invalidation.wait", "VT-d 6.5.2.8; drivers/iommu/intel/dmar.c qi_submit_sync",
       "A call that frees memory returns only after its own invalidation was carried out")
 def _unmap(options: CompletionOptions) -> tuple[Program, list[Action]]:
-    enter = Work("clear", "{cpu} unmaps {x}: its leaf is cleared", (delete(MAPS, X),),
-                 (Guard("mapped", MAPS(X), "-ENOENT"),))
+    enter = Work(
+        "clear", "{cpu} unmaps {x}: its leaf is cleared", (delete(MAPS, X), insert(BUSY, C)),
+        (Guard("mapped", MAPS(X), "-ENOENT"), Guard("cpu-idle", not_(BUSY(C)))),
+    )
     queue = Work("queue", "{cpu} queues the invalidation of {x}",
                  (insert(QUEUED, X), insert(NEED_SYNC, QUEUE_OF(X))))
     flagged = Guard("flag-set", NEED_SYNC(QUEUE_OF(X)))
@@ -75,7 +78,7 @@ def _unmap(options: CompletionOptions) -> tuple[Program, list[Action]]:
     wait = Work("wait", "{cpu} has waited: the invalidation of {x} is done", (),
                 (Guard("done", not_(QUEUED(X)), source="VT-d 6.5.2.8"),))
     done = Work("return", "The unmap on {cpu} returns: {x} goes back to its owner",
-                (delete(MAPPED, X),))
+                (delete(MAPPED, X), delete(BUSY, C)))
     middle = {"own": [wait], "if-flag-set": [needed, wait], "none": []}[options.wait]
     found = program("unmap", (C, X), enter, [queue, *middle, done])
     if options.wait != "if-flag-set":
@@ -98,7 +101,7 @@ def build(options: CompletionOptions) -> Scenario:
                       Guard("no-unmap-of-it", forall((C,), not_(unmap.running(C, X))))],
         [insert(MAPS, X), insert(MAPPED, X)], Actor.USER, "{x} is mapped",
     )
-    driver = Module("driver", (QUEUE_OF,), (MAPS, QUEUED, NEED_SYNC, MAPPED, *unmap.stages),
+    driver = Module("driver", (QUEUE_OF,), (MAPS, QUEUED, NEED_SYNC, BUSY, MAPPED, *unmap.stages),
                     actions=(remap, *unmap.actions, *more))
     process = action("queue.process", (X,), [Guard("queued", QUEUED(X))],
                      [delete(QUEUED, X), delete(CACHED, X)], Actor.HARDWARE,

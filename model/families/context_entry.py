@@ -256,9 +256,9 @@ def _worlds(*, ats: bool) -> tuple[Instance, ...]:
         facts = {HAS: frozenset({(0, 0), (0, 1), (1, 0), (1, 1)}),
                  w.ATS: frozenset((r,) for r in range(rids))}
         return Instance(
-            {v.RID: tuple(f"rid({x})" for x in "AB"[:rids]), v.PASID: ("none", "p1"),
+            {v.RID: tuple(f"rid({x})" for x in "AB"[:rids]), v.PASID: ("p1", "none"),
              TABLE: ("host", "guest")},
-            {v.NO_PASID.fn: {(): 0}},
+            {v.NO_PASID.fn: {(): 1}},
             {rel: known for rel, known in facts.items() if ats or rel != w.ATS},
         )
 

@@ -80,6 +80,15 @@ class EntryOptions(Options):
         return self
 
 
+_SAYS = {
+    Write.CLEAR_PRESENT: "Present is cleared",
+    Write.FLUSH: "the caches are flushed; walks under way have ended",
+    Write.WRITE_LOW: "the fields of the low chunk are written",
+    Write.WRITE_HIGH: "the fields of the high chunk are written",
+    Write.SET_PRESENT: "Present is set",
+}
+
+
 def _write(step: Write) -> list[Update]:
     def exchange(chunk: Rel) -> list[Update]:
         old = Var(f"{chunk.name}.old", CONTENT)
@@ -118,7 +127,7 @@ def _program(name: str, steps: tuple[Write, ...], what: str, *, present: bool) -
         updates = _write(step)
         if i + 1 == len(steps):
             updates += [delete(TARGET, E, NEW), delete(BUSY, E)]
-        works.append(Work(step.value, f"The {name} of {what} {{e}}: {step.value.replace('-', ' ')}",
+        works.append(Work(step.value, f"The {name} of {what} {{e}}: {_SAYS[step]}",
                           tuple(updates), tuple(guards)))
     return program(name, (E,), begin, works, carried=(NEW,))
 
@@ -160,7 +169,7 @@ def build(options: EntryOptions) -> Scenario:
         can("can-walk", "an entry can be set up and walked",
             exists((_E1, _V1), CACHED(_E1, _V1, _V1))),
     ]
-    world = Instance({ENTRY: ("entry",), CONTENT: ("old", "new")}, {}, {})
+    world = Instance({ENTRY: ("E1",), CONTENT: ("old", "new")}, {}, {})
     return Scenario(
         compose("entry-update", driver, _hardware()), {c.id: c for c in claims}, (world,),
         frames=((E, V), (E, V, W)), stages=tuple(p.stages for p in parts),

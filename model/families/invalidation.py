@@ -325,9 +325,9 @@ def _worlds(*, ats: bool) -> tuple[Instance, ...]:
         facts = {w.FIRST_STAGE: frozenset((s,) for s in first),
                  w.CACHING_MODE: every if cm else frozenset(), w.ATS: every}
         return Instance(
-            {v.RID: tuple(f"rid({x})" for x in "AB"[:rids]), v.PASID: ("none", "p1"),
+            {v.RID: tuple(f"rid({x})" for x in "AB"[:rids]), v.PASID: ("p1", "none"),
              w.DID: tuple(f"{i + 1}" for i in range(dids)), v.SPACE: spaces, w.UNIT: ("unit",)},
-            {w.UNIT_OF: {(r,): 0 for r in range(rids)}, v.NO_PASID.fn: {(): 0},
+            {w.UNIT_OF: {(r,): 0 for r in range(rids)}, v.NO_PASID.fn: {(): 1},
              w.SHARED_DID.fn: {(): 0}},
             {rel: known for rel, known in facts.items() if ats or rel != w.ATS},
         )
