@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.pcie.channels import Edge, Fabric
 from dmaproof.model.pcie.device import Bdf
-from dmaproof.model.pcie.groups import group_of, groups
+from dmaproof.model.pcie.groups import Group, group_of, groups
 from dmaproof.model.pcie.topology import Machine
 from dmaproof.reachability import Remedy, remedy
 
@@ -68,8 +68,15 @@ class Overview:
 
 def overview(machine: Machine, grouping: str, assumptions: Assumptions) -> Overview:
     """Compare the fabric components of *machine* with its groups."""
-    fabric, assume = Fabric(machine), assumptions.fabric()
-    home = group_of(groups(machine, grouping, assume))
+    assume = assumptions.fabric()
+    return compared(machine, Fabric(machine), groups(machine, grouping, assume), assume)
+
+
+def compared(
+    machine: Machine, fabric: Fabric, found: list[Group], assume: dict[str, bool]
+) -> Overview:
+    """Compare the components of *fabric* under *assume* with the groups *found*."""
+    home = group_of(found)
     components = fabric.components(assume)
     inside: dict[int, list[tuple[Bdf, ...]]] = {}
     for part in components:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dmaproof.commands.machine_dmar import dmar
-from dmaproof.commands.options import grouping_option, json_option
+from dmaproof.commands.options import assume_option, grouping_option, json_option
 
 if TYPE_CHECKING:
-    from dmaproof.model.pcie.device import Bdf, Device
-    from dmaproof.model.pcie.topology import Machine
+    from dmaproof.drawing import Picture, Row, Words
     from dmaproof.terminal import Piece, Screen
 
 
@@ -57,86 +57,110 @@ def list_machines(as_json: bool) -> None:
 @machine.command()
 @click.argument("name", metavar="NAME|FILE")
 @grouping_option
+@assume_option
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Draw the machine as SVG too.")
+@click.option("--dot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write it as a graph for Graphviz too.")
 @json_option
-def show(name: str, grouping: str, as_json: bool) -> None:
-    """Print a machine as a tree: type, buses, ACS bits on (+) and off (-), capabilities, group.
+def show(
+    name: str, grouping: str, assume: tuple[str, ...], svg: Path | None, dot: Path | None,
+    as_json: bool,
+) -> None:
+    """Print a machine as a tree: type, buses, ACS bits on (+) and off (-), capabilities.
+
+    At the end of a line stand the IOMMU group and, for functions, the fabric component: what leak
+    channels connect. A component that is larger than its group is marked, as that group leaks;
+    `dmaproof reach NAME` tells how.
 
     With --json, print the machine file, which every command reads back.
     """
-    from dmaproof.model.pcie.groups import group_of, groups
+    from dmaproof.drawing import picture
+    from dmaproof.engine.assumptions import Assumptions
     from dmaproof.model.pcie.machines import load, to_json
     from dmaproof.terminal import Screen, warn
 
+    assumptions = Assumptions.parse(assume)
     found = load(name)
     for warning in found.warnings:
         warn(f"{found.name}: {warning}")
-    if as_json:
+    drawn = None if as_json and not (svg or dot) else picture(found, grouping, assumptions)
+    if drawn is not None:
+        _write_files(drawn, svg, dot)
+    if as_json or drawn is None:
         click.echo(to_json(found), nl=False)
         return
     screen = Screen()
     screen.line((found.name, "bold"), f": {len(found.functions)} functions,"
                 f" {len(found.ports)} ports, groups by {grouping}")
-    _tree(screen, found, group_of(groups(found, grouping)))
+    _tree(screen, drawn)
+    for path in (svg, dot):
+        if path is not None:
+            screen.line(f"written: {path}")
 
 
-def _tree(screen: Screen, found: Machine, group: dict[Bdf, int]) -> None:
+def _write_files(drawn: Picture, svg_file: Path | None, dot_file: Path | None) -> None:
+    """Write the drawings that were asked for.
+
+    Raises:
+        InputError: a file cannot be written.
+
+    """
+    from dmaproof.dot import dot
+    from dmaproof.model.errors import InputError
+    from dmaproof.svg import svg
+
+    for path, draw in ((svg_file, svg), (dot_file, dot)):
+        if path is None:
+            continue
+        try:
+            path.write_text(draw(drawn), "utf-8")
+        except OSError as error:
+            raise InputError(
+                f"cannot write: {error.strerror or error}",
+                str(path),
+                "no such folder, or no permission",
+                "name a file in a folder that you can write to",
+            ) from error
+
+
+def _tree(screen: Screen, drawn: Picture) -> None:
     tee, last, bar = ("├─ ", "└─ ", "│  ") if screen.fancy else ("|- ", "`- ", "|  ")
-    roots = [device.bdf for device in found.devices if found.on_root(device)]
-    stack = [("", bdf, index == len(roots) - 1) for index, bdf in enumerate(roots)][::-1]
-    while stack:
-        left, bdf, final = stack.pop()
-        device = found.device(bdf)
-        screen.line((left + (last if final else tee), "dim"), *_describe(found, device),
-                    (f"  group {group[bdf]}", "magenta"))
-        below = found.children(bdf)
-        deeper = left + ("   " if final else bar)
-        stack.extend(
-            (deeper, child, index == len(below) - 1)
-            for index, child in reversed(list(enumerate(below)))
-        )
+    for row in drawn.rows:
+        left = "".join(bar if goes_on else "   " for goes_on in row.lines[:-1])
+        pieces: list[Piece] = [(left + (tee if row.lines[-1] else last), "dim")]
+        pieces.extend(_describe(drawn, row))
+        pieces.append((f"  group {row.group}", "magenta"))
+        if row.component is not None:
+            leaks = row.component in drawn.leaking
+            pieces.append((f"  component {row.component}", "bold red" if leaks else "cyan"))
+            pieces.append((" larger than the group" if leaks else "", "red"))
+        screen.line(*pieces)
 
 
-def _describe(found: Machine, device: Device) -> list[Piece]:
+def _describe(drawn: Picture, row: Row) -> list[Piece]:
+    from dmaproof.drawing import acs_words, buses, capabilities
+
+    device = row.device
     pieces: list[Piece] = [str(device.bdf)]
     if device.label:
         pieces.append((f" {device.label}", "bold green"))
     pieces.append((f"  {device.kind}", "dim"))
-    if device.secondary is not None:
-        pieces.append(f" to bus {device.secondary:02x}-{device.subordinate or 0:02x}")
+    if buses(device):
+        pieces.append(f" to {buses(device)}")
     pieces.append("  ")
-    pieces.extend(_acs(found, device))
-    pieces.append(_capabilities(device))
+    pieces.extend(_acs(acs_words(drawn.machine, device)))
+    words = capabilities(device)
+    pieces.append(f"  {words}" if words else "")
     return pieces
 
 
-def _acs(found: Machine, device: Device) -> list[Piece]:
-    from dmaproof.model.pcie.acs import acs_quirk
-    from dmaproof.model.pcie.device import ACS_BITS
+def _acs(words: Words) -> list[Piece]:
+    """Return ACS letters in colour, with + and - for screens without."""
+    from dmaproof.drawing import Tone
 
-    quirk = acs_quirk(found, device)
-    if quirk is not None:
-        return [(f"ACS by quirk ({quirk.reason})", "yellow")]
-    if device.hidden and device.acs is None:
-        return [("ACS unknown", "yellow")]
-    if device.acs is None:
-        return [("no ACS", "red" if device.kind.has_link_below else "dim")]
-    pieces: list[Piece] = ["ACS"]
-    for letters, bit in ACS_BITS.items():
-        if device.acs.capability & bit:
-            on = bool(device.acs.control & bit)
-            pieces.append((f" {letters}{'+' if on else '-'}", "green" if on else "red"))
-    return pieces
-
-
-def _capabilities(device: Device) -> str:
-    words = []
-    if device.pasid is not None:
-        words.append(f"PASID {device.pasid} bits")
-    words += [word for word, there in (("ATS", device.ats), ("PRI", device.pri)) if there]
-    if device.sriov is not None and device.sriov.enabled:
-        words.append(f"{device.sriov.number} VFs")
-    if device.physfn is not None:
-        words.append(f"VF of {device.physfn}")
-    if device.aliases:
-        words.append(f"also sends as {', '.join(map(str, sorted(device.aliases)))}")
-    return f"  {', '.join(words)}" if words else ""
+    styles = {Tone.ON: "green", Tone.OFF: "red", Tone.IDLE: "dim", Tone.DOUBT: "yellow"}
+    if len(words) == 1:
+        return [(words[0][0], styles.get(words[0][1], "dim"))]
+    marks = {Tone.ON: "+", Tone.OFF: "-", Tone.IDLE: "-"}
+    return ["ACS", *((f" {text}{marks[tone]}", styles[tone]) for text, tone in words[1:])]

@@ -333,26 +333,27 @@ def _show_stops(screen: Screen, machine: Machine, answer: Answer) -> None:
 
 
 def _show_summary(machine: Machine, summary: Overview, grouping: str) -> None:
+    from dmaproof.drawing import counted
     from dmaproof.terminal import Screen
 
     screen = Screen()
     screen.line(
         (machine.name, "bold"),
-        f": {_count(len(machine.functions), 'function')},"
-        f" {_count(summary.components, 'fabric component')},"
-        f" {_count(summary.groups, 'group')} ({grouping})",
+        f": {counted(len(machine.functions), 'function')},"
+        f" {counted(summary.components, 'fabric component')},"
+        f" {counted(summary.groups, 'group')} ({grouping})",
     )
     leaking = len(summary.leaks)
     verb = "is" if leaking == 1 else "are"
     style = "bold red" if leaking else "bold green"
-    screen.line((f"{_count(leaking, 'component')} {verb} larger than the groups inside: "
+    screen.line((f"{counted(leaking, 'component')} {verb} larger than the groups inside: "
                  f"{'these groups leak' if leaking else 'no group leaks'}", style))
     for leak in summary.leaks[:_SHOWN]:
         _show_leak(screen, machine, leak)
     _more(screen, leaking)
     coarse = len(summary.coarse)
     verb = "is" if coarse == 1 else "are"
-    screen.line((f"{_count(coarse, 'group')} {verb} larger than the components inside", "bold"))
+    screen.line((f"{counted(coarse, 'group')} {verb} larger than the components inside", "bold"))
     for group in summary.coarse[:_SHOWN]:
         parts = "; ".join(_some(machine, part) for part in group.parts[:4])
         rest = f"; and {len(group.parts) - 4} more" if len(group.parts) > 4 else ""
@@ -377,10 +378,6 @@ def _show_leak(screen: Screen, machine: Machine, leak: Leak) -> None:
         for remedy in leak.remedies
     ]
     screen.item("     ", ("cut by   ", "dim"), text=" or ".join(ways) or "nothing ACS has")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _some(machine: Machine, members: tuple[Bdf, ...]) -> str:
