@@ -36,6 +36,8 @@ class _Read:
         return 1 + (2 if self.record.data else 0) + 2 * (4 - min(missing, 4))
 
 
+_SIZES = (64, 128, 256, 4096)
+"""Bytes of configuration space that lspci prints of a function."""
 _NOTHING: tuple[list[str], ...] = ([], ["(config space)"])
 _Readings = dict[Bdf, _Read]
 
@@ -84,12 +86,18 @@ def _listing(listing: Listing, where: str) -> _Readings:
     words = {bdf: read_words(record) for bdf, record in listing.items()}
     shown = any(word.extended for word in words.values())
     readings = {}
+    short = _cut_short(list(listing.values()))
     for bdf, record in listing.items():
         device = words[bdf].device
         if device.kind.is_pcie and not shown:
             device = replace(device, unknown=device.unknown | {Fact.ACS, Fact.CAPABILITIES})
         if record.data:
-            device = fill(_decode(record, where, extended=extended), device)
+            decoded = _decode(record, where, extended=extended)
+            if record is short:
+                missing = {Fact.ACS, Fact.CAPABILITIES}
+                missing |= {Fact.KIND} if len(record.data) < EXTENDED else set()
+                decoded = replace(decoded, unknown=decoded.unknown | missing)
+            device = fill(decoded, device)
         readings[bdf] = _Read(device, words[bdf], record)
     return readings
 
@@ -104,9 +112,16 @@ def _extended_read(records: list[Record]) -> bool:
     if any(len(record.data) > EXTENDED for record in records):
         return True
     return any(
-        len(record.data) not in {0, 64, 128, 256} and record.lines[:1] == ["(config space)"]
+        len(record.data) not in {0, *_SIZES} and record.lines[:1] == ["(config space)"]
         for record in records[:-1]
     )
+
+
+def _cut_short(records: list[Record]) -> Record | None:
+    """Return the last function if its bytes end where lspci would not end them."""
+    *others, last = records
+    whole = all(len(record.data) in {0, *_SIZES} for record in others)
+    return last if others and whole and len(last.data) not in {0, *_SIZES} else None
 
 
 def _decode(record: Record, where: str, *, extended: bool) -> Device:

@@ -6,6 +6,7 @@ sentences between, several listings in one file. What belongs to no function is 
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,10 +26,15 @@ _ANYWHERE = re.compile(f"^{_HEADLINE.pattern}", re.MULTILINE)
 _SHORT_PATH = re.compile(rf"[ \t]*{_ADDRESS}(?:/[01][0-9a-fA-F]\.[0-7])+\s")
 _HEX_LINE = re.compile(r"([0-9a-fA-F]{2,3}):((?: [0-9a-fA-F]{2}){16})\s*")
 _HEX_START = re.compile(r"[0-9a-fA-F]{2,3}: (?:[0-9a-fA-F]{1,2}(?:\s|$))")
-_CLASS = re.compile(r"\s*(?:$|\(|[A-Z0-9])")
+_CLASS = re.compile(r"\s*(?:$|[\"(A-Z0-9])")
 _CLASS_AND_NAME = re.compile(r"\s+(?:[A-Z0-9][^:]{0,60}|[0-9a-fA-F]{4}): ")
 
+_GROUP_TITLE = re.compile(
+    rf"\s*(?:/\S*)?IOMMU Group (\d{{1,9}})(?::?\s*$|:?\s+(?={_HEADLINE.pattern}))"
+)
+"""What the usual loop over /sys/kernel/iommu_groups prints before the functions of a group."""
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_SLOT = re.compile(rf"^Slot:\s*{_ADDRESS}[ \t]*\n(?:[A-Za-z]+:[^\n]*\n?)*", re.MULTILINE)
 _TOOL_MESSAGE = re.compile(
     r"^([0-9a-f]{2,3}:(?: [0-9a-f]{2}){1,15}) ?pcilib: [^\n]*\n((?:[0-9a-f]{2} ?){1,15})$",
     re.MULTILINE,
@@ -53,6 +59,7 @@ class Record:
         data: configuration space, as far as hex lines show it.
         text: the headline from the class on, and all that follows, wrapped lines joined.
         lines: the same, line by line, without indentation.
+        ended: something came after it, a blank line or another record: it is not cut short.
 
     """
 
@@ -61,6 +68,7 @@ class Record:
     path: tuple[str, ...] = ()
     data: bytearray = field(default_factory=bytearray)
     lines: list[str] = field(default_factory=list)
+    ended: bool = False
 
     @property
     def text(self) -> str:
@@ -110,7 +118,28 @@ def clean(text: str) -> str:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\xa0" in text:
         text = text.replace("\xa0", " ")
-    return _TOOL_MESSAGE.sub(r"\1 \2", text) if "pcilib: " in text else text
+    if "&lt;" in text:
+        text = html.unescape(text)
+    if "pcilib: " in text:
+        text = _TOOL_MESSAGE.sub(r"\1 \2", text)
+    if "Slot:" in text:
+        text = _SLOT.sub(_from_fields, text)
+    return text
+
+
+def _from_fields(found: re.Match[str]) -> str:
+    """Write a record of ``lspci -vmm`` as plain lspci does."""
+    fields: dict[str, str] = {}
+    for line in found[0].splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    ids = [re.search(r"\[?([0-9a-f]{4})\]?$", fields.get(key, "")) for key in ("Vendor", "Device")]
+    pair = f" [{ids[0][1]}:{ids[1][1]}]" if ids[0] and ids[1] else ""
+    name = f"{fields.get('Vendor', '')} {fields.get('Device', '')}{pair}"
+    lines = [f"{fields.get('Slot', '')} {fields.get('Class', '')}: {name}"]
+    if "IOMMUGroup" in fields:
+        lines.append(f"\tIOMMU group: {fields['IOMMUGroup']}")
+    return "\n".join(lines) + "\n"
 
 
 def cut(text: str, where: str) -> Cut:
@@ -160,6 +189,7 @@ class _Cutter:
         self.where = where
         self.found: list[Listing] = []
         self.drawn: list[str] = []
+        self.group = ""
         self.current: Record | None = None
         self.closed = False
         """A blank line came: what follows without indentation may be no part of the record."""
@@ -176,8 +206,13 @@ class _Cutter:
             elif line:
                 self._words(line, number)
             else:
-                self.closed = True
+                self._close()
         return self.found
+
+    def _close(self) -> None:
+        self.closed = True
+        if self.current is not None:
+            self.current.ended = True
 
     def _bytes(self, match: re.Match[str], number: int) -> None:
         if self.current is None:
@@ -186,6 +221,13 @@ class _Cutter:
         self.current.append(int(match[1], 16), values, f"{self.where}:{number}")
 
     def _words(self, line: str, number: int) -> None:
+        title = _GROUP_TITLE.match(line)
+        if title is not None:
+            self.group, line = title[1], line[title.end() :]
+            if not line:
+                return
+        elif line[0] not in " \t":
+            self.group = ""
         head = _HEADLINE.match(line)
         if head is not None and _is_headline(line, head.end()):
             self._start(head, line[head.end() :], number)
@@ -206,7 +248,7 @@ class _Cutter:
             if stripped := line.strip():
                 self.current.lines.append(stripped)
             else:
-                self.closed = True
+                self._close()
         elif not self.closed:
             self.current.lines.append(line.rstrip())
 
@@ -223,7 +265,10 @@ class _Cutter:
                 )
             self.found.append({})
         path = tuple(step for step in head[1].split("/") if step)
+        self._close()
         self.current = Record(bdf, number, path, lines=[rest.strip()] if rest.strip() else [])
+        if self.group:
+            self.current.lines.append(f"IOMMU group: {self.group}")
         self.found[-1][bdf] = self.current
         self.closed = False
 
@@ -243,6 +288,10 @@ _ADDED = re.compile(
     r"(?:pci |iommu: Adding device )(?P<bdf>[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
     r"(?:: Adding to iommu group| to group) (?P<group>\d+)"
 )
+_LINKED = re.compile(
+    r"iommu_groups/(?P<group>\d+)/devices/(?P<bdf>[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
+)
+"""A line of ``find /sys/kernel/iommu_groups``."""
 _REMOVED = re.compile(
     r"(?:pci |iommu: Removing device )(?P<bdf>[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
     r"(?:: Removing from iommu group| from group) (?P<group>\d+)"
@@ -291,7 +340,8 @@ def _events(text: str) -> Iterator[tuple[str, Bdf, int]]:
     for line in clean(text).splitlines():
         if "group" not in line:
             continue
-        for verb, pattern in (("added", _ADDED), ("removed", _REMOVED)):
+        patterns = (("added", _ADDED), ("removed", _REMOVED), ("added", _LINKED))
+        for verb, pattern in patterns:
             found = pattern.search(line)
             if found is not None and len(found["group"]) < 10:
                 yield verb, Bdf.parse(found["bdf"]), int(found["group"])

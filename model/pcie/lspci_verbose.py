@@ -86,6 +86,7 @@ def read_words(record: Record) -> Words:
     device, name = _identity(record.bdf, text)
     detailed = _SHOWN.search(text) is not None
     denied = "<access denied>" in text
+    cut_short = not record.ended and "Kernel " not in text and "Status: Cap-" not in text
     device = _buses(device, text)
     kind = _kind(record, text)
     if kind is not None:
@@ -97,7 +98,7 @@ def read_words(record: Record) -> Words:
     device = replace(device, aliases=quirks.quirk_aliases(device))
     wide = quirks.acs_control_offset(device.vendor, device.device, device.kind) != 6
     if device.kind.is_pcie:
-        device = _capabilities(device, text, complete=detailed and not denied)
+        device = _capabilities(device, text, complete=detailed and not denied and not cut_short)
     group = _GROUP.search(text)
     return Words(
         device=device,
@@ -116,7 +117,7 @@ def _identity(bdf: Bdf, text: str) -> tuple[Device, str]:
     if numbers is not None:
         code, vendor, device = (int(part, 16) for part in numbers.groups())
         return _function(bdf, code, vendor, device, text), head
-    named = _NAMED.match(head)
+    named = _NAMED.match(_without_quotes(head))
     if named is None:
         unknown = _function(bdf, UNASSIGNED, 0, 0, text)
         return replace(unknown, unknown=frozenset({Fact.IDS})), head
@@ -129,6 +130,16 @@ def _identity(bdf: Bdf, text: str) -> tuple[Device, str]:
     ids = ids_of(name)
     found = _function(bdf, code, ids.vendor, ids.device, text)
     return (found if ids.certain else replace(found, unknown=frozenset({Fact.IDS}))), name
+
+
+def _without_quotes(head: str) -> str:
+    """Turn ``"Host bridge" "Intel Corporation" "..."`` of ``lspci -mm`` into the plain form."""
+    words = re.findall(r'"([^"]*)"', head) if head.startswith('"') else []
+    if len(words) < 3:
+        return head
+    numbers = [re.fullmatch(r"(?:.*\[)?([0-9a-f]{4})\]?", word) for word in words[1:3]]
+    pair = f" [{numbers[0][1]}:{numbers[1][1]}]" if numbers[0] and numbers[1] else ""
+    return f"{words[0]}: {words[1]} {words[2]}{pair}"
 
 
 def _function(bdf: Bdf, code: int, vendor: int, device: int, text: str) -> Device:

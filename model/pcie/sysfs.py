@@ -84,7 +84,9 @@ class _Found:
 
     def ignore(self, why: str, name: str) -> None:
         """Note that something was left out."""
-        self.ignored.setdefault(why, []).append(name)
+        names = self.ignored.setdefault(why, [])
+        if name not in names[-1:]:
+            names.append(name)
 
     def notes(self) -> Iterator[str]:
         """Say what was left out."""
@@ -124,6 +126,10 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, found: _Found) ->
         return
     if not parts:
         return
+    strange = [part for part in parts if _ALIKE.fullmatch(part) and not _FUNCTION.fullmatch(part)]
+    if strange:
+        found.ignore("a name that is no PCI address", strange[0][:40])
+        return
     if _group_entry(parts, found):
         return
     inside = len(parts) > 1 and _FUNCTION.fullmatch(parts[-2]) is not None
@@ -140,8 +146,6 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, found: _Found) ->
             function.files[parts[-1]] = stream.read(_MAX_ATTRIBUTE) if stream else b""
     elif _FUNCTION.fullmatch(parts[-1]):
         found.path(parts)
-    elif _ALIKE.fullmatch(parts[-1]):
-        found.ignore("a name that is no PCI address", parts[-1][:40])
 
 
 def _link(parts: tuple[str, ...], target: str, found: _Found, *, inside: bool) -> None:

@@ -95,7 +95,8 @@ def decide(
     doubts: list[Doubt] = []
     for block in coarsest:
         parts = {home[member].id: home[member] for member in block}
-        if len(parts) == 1:
+        lost = any(Fact.PORT_ABOVE in machine.device(member).unknown for member in block)
+        if len(parts) == 1 and not lost:  # a port that is not listed can be a member, too
             decided.append(next(iter(parts.values())))
         else:
             doubts.append(_doubt(machine, best, worst[0], block, parts.values()))
