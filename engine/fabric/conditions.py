@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dmaproof.model.pcie.conditions import Cond, both, either, no
 from dmaproof.model.pcie.topology import PortKind
 from dmaproof.model.pcie.trees.local_rules import BRIDGES, FUNCTIONS
-from dmaproof.model.pcie.trees.rules import BITS, Cond, Reading, both, either, implies, no
+from dmaproof.model.pcie.trees.rules import BITS, Reading, implies
 
 PORTS = (PortKind.ROOT_PORT, PortKind.DOWNSTREAM)
 CONVENTIONAL = (

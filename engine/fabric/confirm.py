@@ -1,7 +1,8 @@
 """Replay of what z3 found, on the machine it describes, by the rules that read real machines.
 
-Nothing of the symbolic reading is used: groups come from the grouping algorithms, edges from the
-leak channels, ACS answers from the kernel's questions. What does not replay is no refutation.
+Nothing of the symbolic reading of the rules is used: groups come from the grouping algorithms,
+edges from the leak channels, ACS answers from the kernel's questions. What does not replay is no
+refutation.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from dmaproof.engine.fabric.theorems import ShapeTheorem
 from dmaproof.engine.fabric.workbench import Example
 from dmaproof.model.pcie import acs, groups
 from dmaproof.model.pcie.channels import Edge, Fabric
+from dmaproof.model.pcie.conditions import Cond
 from dmaproof.model.pcie.groups import LinuxGrouping, group_of
 from dmaproof.model.pcie.groups_v3 import V3Grouping
+from dmaproof.model.pcie.routing import MachineAcs
 from dmaproof.model.pcie.topology import Bdf, Machine
 from dmaproof.model.pcie.trees.local_rules import BridgeId
-from dmaproof.model.pcie.trees.rules import Cond, Join, Reading
+from dmaproof.model.pcie.trees.rules import Join, Reading
 
 _GROUPING = {"linux": LinuxGrouping, "v3": V3Grouping}
 
@@ -32,6 +35,7 @@ class MachineReading(Reading):
         drawing = example.drawing
         super().__init__(drawing.tree(), assume)
         self.machine, self.place = drawing.machine("counterexample")
+        self._acs = MachineAcs(self.machine)
         self.fabric = Fabric(self.machine)
         self._p2p = self.fabric.p2p(assume)
         self._identity = self.fabric.identity(assume)
@@ -53,6 +57,15 @@ class MachineReading(Reading):
     def pasid_allowed(self, node: int) -> Cond:
         """`acs.pasid_path_ok`."""
         return acs.pasid_path_ok(self.machine, self.place[node])
+
+    def in_force(self, at: int, bit: str, towards: int) -> Cond:
+        """`routing.MachineAcs.in_force`."""
+        target = self.place[towards] if towards else None
+        return self._acs.in_force(self.place[at], bit, target)
+
+    def requesters(self, *nodes: int) -> Cond:
+        """`Device.is_requester`."""
+        return all(self.machine.device(self.place[node]).is_requester for node in nodes)
 
     def peer_to_peer(self, source: int, target: int) -> Cond:
         """`Fabric.p2p`."""

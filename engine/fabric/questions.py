@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from typing import Protocol
 
+from dmaproof.model.pcie.conditions import Cond, both, either, no
 from dmaproof.model.pcie.topology import PortKind
-from dmaproof.model.pcie.trees.rules import Cond, Reading, both, either, implies, no
+from dmaproof.model.pcie.trees.rules import Reading, implies
 
 
 class Query(Protocol):

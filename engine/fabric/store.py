@@ -23,7 +23,7 @@ from dmaproof.model.pcie.trees.shapes import Shape
 SCHEMA = "dmaproof/shape-answer/1"
 _ROOT = Path(__file__).resolve().parents[2]
 _CODE = ("engine/fabric", "model/pcie/trees")
-_RULES = ("acs", "device", "groups", "groups_v3", "quirks", "routing", "topology")
+_RULES = ("acs", "conditions", "device", "groups", "groups_v3", "quirks", "routing", "topology")
 
 
 @cache

@@ -13,10 +13,11 @@ import z3
 from dmaproof.engine.fabric import questions
 from dmaproof.engine.fabric.conditions import holds
 from dmaproof.engine.fabric.theorems import FIRM, ShapeTheorem
+from dmaproof.model.pcie.conditions import Cond, both, no
 from dmaproof.model.pcie.topology import PortKind
 from dmaproof.model.pcie.trees.drawings import Drawing
 from dmaproof.model.pcie.trees.probe_order import Before, Probing
-from dmaproof.model.pcie.trees.rules import BITS, Cond, Join, Reading, both, no
+from dmaproof.model.pcie.trees.rules import BITS, Join, Reading
 from dmaproof.model.pcie.trees.shapes import Shape
 from dmaproof.model.pcie.trees.symbols import Symbols
 

@@ -27,11 +27,12 @@ from dmaproof.engine.fabric.workbench import FAILS, HOLDS, UNKNOWN, Answer, Exam
 from dmaproof.engine.shapes import decide, decide_all
 from dmaproof.model.errors import InputError
 from dmaproof.model.pcie import groups_v3, routing
+from dmaproof.model.pcie.conditions import either
 from dmaproof.model.pcie.topology import Acs, PortKind
 from dmaproof.model.pcie.trees import local_rules
 from dmaproof.model.pcie.trees.drawings import Drawing, Setting
 from dmaproof.model.pcie.trees.local_rules import BELOW, BRIDGES
-from dmaproof.model.pcie.trees.rules import Reading, either
+from dmaproof.model.pcie.trees.rules import Reading
 from dmaproof.model.pcie.trees.shapes import Shape, shapes
 
 SWITCH = Shape((0, 1, 2, 3, 2, 5))
@@ -511,6 +512,19 @@ def test_all_theorems_on_all_shapes_of_eight_nodes() -> None:
             counts = {size: effort.shapes for size, effort in verdict.efforts.items()}
             assert [counts[n] for n in range(1, 9)] == [1, 2, 4, 9, 20, 48, 115, 286]
     assert spent < 1200
+
+
+def test_the_page_tells_what_comes_out() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "fabric.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [row(claim) for claim in theorems()]
+    assert all(f"({claim.id})" in page or claim.id in page for claim in theorems())
+
+
+def row(claim: ShapeTheorem) -> str:
+    nodes = f"{claim.least} nodes" if claim.least > 1 else "1 node"
+    smallest = nodes if claim.expected == "refuted" and claim.least else ""
+    return f"| `{claim.id}` | {claim.expected} | {smallest} | {claim.says} |"
 
 
 def test_readings_take_any_mapping_of_assumptions() -> None:

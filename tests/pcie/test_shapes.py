@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dmaproof.model.pcie.acs import PASID_ACS_FLAGS, pasid_path_ok, pci_acs_enabled
 from dmaproof.model.pcie.channels import PERMISSIVE, Fabric
+from dmaproof.model.pcie.conditions import both, either, no
 from dmaproof.model.pcie.groups import LinuxGrouping, groups
 from dmaproof.model.pcie.groups_v3 import V3Grouping
 from dmaproof.model.pcie.topology import Bdf, Machine
@@ -19,7 +20,7 @@ from dmaproof.model.pcie.trees import local_rules
 from dmaproof.model.pcie.trees.drawings import Drawing, Setting
 from dmaproof.model.pcie.trees.local_rules import BELOW, BRIDGES, KINDS
 from dmaproof.model.pcie.trees.probe_order import Probing
-from dmaproof.model.pcie.trees.rules import Join, Reading, both, either, no
+from dmaproof.model.pcie.trees.rules import Join, Reading
 from dmaproof.model.pcie.trees.shapes import Shape, pairs, shapes
 from pcie.draw import drawings, random_drawing
 from pcie.strategies import machines

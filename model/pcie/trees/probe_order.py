@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from dmaproof.model.pcie.trees.rules import Cond, Join, Reading, both, either, no
+from dmaproof.model.pcie.conditions import Cond, both, either, no
+from dmaproof.model.pcie.trees.rules import Join, Reading
 
 Before = Mapping[tuple[int, int], Cond]
 """For each ordered pair of nodes: the first is probed before the second."""

@@ -18,6 +18,7 @@ from itertools import combinations
 from typing import Any
 
 from dmaproof.model.pcie.acs import REQ_ACS_FLAGS
+from dmaproof.model.pcie.conditions import Cond, both, either, no
 from dmaproof.model.pcie.groups_v3 import Isolation
 from dmaproof.model.pcie.routing import Literals, RungKind
 from dmaproof.model.pcie.topology import ACS_BITS, PortKind
@@ -33,44 +34,8 @@ from dmaproof.model.pcie.trees.local_rules import (
 )
 from dmaproof.model.pcie.trees.shapes import Shape
 
-Cond = Any
-"""A condition: bool or z3 Boolean term. No static type describes both."""
-
 BITS = ("SV", "RR", "CR", "UF")
 MEMORY_BITS = ("DSP_MT_RR", "USP_MT_RR")
-
-
-def both(*conditions: Cond) -> Cond:
-    """Return the conjunction."""
-    symbols = [c for c in conditions if c is not True]
-    if any(c is False for c in symbols):
-        return False
-    if len(symbols) < 2:
-        return symbols[0] if symbols else True
-    import z3
-
-    return z3.And(symbols)
-
-
-def either(*conditions: Cond) -> Cond:
-    """Return the disjunction."""
-    symbols = [c for c in conditions if c is not False]
-    if any(c is True for c in symbols):
-        return True
-    if len(symbols) < 2:
-        return symbols[0] if symbols else False
-    import z3
-
-    return z3.Or(symbols)
-
-
-def no(condition: Cond) -> Cond:
-    """Return the negation."""
-    if condition is True or condition is False:
-        return not condition
-    import z3
-
-    return z3.Not(condition)
 
 
 def implies(premise: Cond, conclusion: Cond) -> Cond:

@@ -13,21 +13,12 @@ from typing import Any
 
 import z3
 
+from dmaproof.model.pcie.conditions import Cond, both, either, no
 from dmaproof.model.pcie.groups_v3 import DSP_MT_RR, ENHANCED, USP_MT_RR
 from dmaproof.model.pcie.topology import ACS_BITS, Acs, PortKind
 from dmaproof.model.pcie.trees.drawings import Drawing, Setting
 from dmaproof.model.pcie.trees.local_rules import BELOW, BRIDGES, KINDS, ONE_SLOT
-from dmaproof.model.pcie.trees.rules import (
-    BITS,
-    MEMORY_BITS,
-    Cond,
-    Node,
-    Tree,
-    both,
-    either,
-    implies,
-    no,
-)
+from dmaproof.model.pcie.trees.rules import BITS, MEMORY_BITS, Node, Tree, implies
 from dmaproof.model.pcie.trees.shapes import Shape
 
 PHYSICAL = (PortKind.ENDPOINT, PortKind.RC_INTEGRATED_ENDPOINT)
