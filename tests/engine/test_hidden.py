@@ -66,8 +66,15 @@ def test_what_matters_is_undecided_and_named() -> None:
 def test_a_run_among_known_functions_refutes() -> None:
     """Beside a switch that surely leaks there is a port of which nothing is known."""
     hidden = frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
-    extra = Device(bdf=Bdf(0, 0, 9, 0), kind=PortKind.CONVENTIONAL_BRIDGE, header_type=1,
-                   class_code=0x0604, secondary=9, subordinate=9, unknown=hidden)
+    extra = Device(
+        bdf=Bdf(0, 0, 9, 0),
+        kind=PortKind.CONVENTIONAL_BRIDGE,
+        header_type=1,
+        class_code=0x0604,
+        secondary=9,
+        subordinate=9,
+        unknown=hidden,
+    )
     below = Device(bdf=Bdf(0, 9, 0, 0), kind=PortKind.CONVENTIONAL, unknown=hidden)
     shown = Machine("part", [*machine("SW(off,off)").devices, extra, below])
     found = judge(shown, "device-isolation", spoof="off")

@@ -56,8 +56,14 @@ def test_an_archive_round_trips(drawn: Machine) -> None:
 
 def test_a_folder_round_trips(tmp_path: Path) -> None:
     root = folder(tmp_path / "sys", ENTRIES)
-    for place in (root, tmp_path, root / "bus/pci", root / "bus/pci/devices",
-                  root / "kernel/iommu_groups", root / "devices"):
+    for place in (
+        root,
+        tmp_path,
+        root / "bus/pci",
+        root / "bus/pci/devices",
+        root / "kernel/iommu_groups",
+        root / "devices",
+    ):
         found = read_tree(place, "sys")
         assert found.devices == SW.devices, place
         assert found.recorded == numbers(SW)
@@ -79,8 +85,9 @@ def test_segments_of_a_vmd() -> None:
     found = read_tar(archive(entries(source, {})), "vmd")
     assert [d.real_dma for d in found.devices] == [d and Bdf(0, 0, 14, 0) for d in (None, 1, 1)]
     two = behind(replace(source.devices[0], bdf=Bdf(0, 0x80, 14, 0)))
-    owned = Machine("", [replace(d, real_dma=Bdf(0, 0, 14, 0)) if d.bdf.domain else d
-                         for d in two.devices])
+    owned = Machine(
+        "", [replace(d, real_dma=Bdf(0, 0, 14, 0)) if d.bdf.domain else d for d in two.devices]
+    )
     found = read_tar(archive(entries(owned, {})), "vmd")
     assert found.devices[-1].real_dma == Bdf(0, 0, 14, 0)
     assert not decide(found).doubts
@@ -97,10 +104,12 @@ def test_compressed_archives_and_texts(pack, tmp_path: Path) -> None:
 
 def test_a_user_reads_64_bytes() -> None:
     """tar fills up with zeros what sysfs announced and did not give."""
+
     def cut(padded: bool) -> Machine:
         short = {
             name: content[:64] + bytes(len(content) - 64) * padded
-            if name.endswith("config") and isinstance(content, bytes) else content
+            if name.endswith("config") and isinstance(content, bytes)
+            else content
             for name, content in ENTRIES.items()
         }
         return read_tar(archive(short), "user")
@@ -111,8 +120,10 @@ def test_a_user_reads_64_bytes() -> None:
 
 
 def test_256_bytes_mean_that_the_kernel_has_no_more() -> None:
-    first = {name: content[:256] if name.endswith("config") else content
-             for name, content in ENTRIES.items()}
+    first = {
+        name: content[:256] if name.endswith("config") else content
+        for name, content in ENTRIES.items()
+    }
     found = read_tar(archive(first), "legacy")
     assert all(d.acs is None and not d.unknown for d in found.devices)
 
@@ -182,7 +193,9 @@ def test_hostile_members_are_named_and_ignored(what: str, tmp_path: Path) -> Non
 
 
 def test_an_oversized_file_is_not_read() -> None:
-    found = read_tar(add(member("sys/devices/pci0000:00/0000:00:09.0/config"), bytes(1 << 20)), "big")
+    found = read_tar(
+        add(member("sys/devices/pci0000:00/0000:00:09.0/config"), bytes(1 << 20)), "big"
+    )
     assert "oversized file" in found.warnings[0] and "1048576 bytes" in found.warnings[0]
     assert Bdf(0, 0, 9, 0) in found
 
@@ -241,8 +254,11 @@ def test_links_of_a_folder_stay_inside(tmp_path: Path) -> None:
     assert Fact.KIND in found.device(Bdf(0, 0, 10, 0)).unknown
 
 
-@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6)),
-                min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6)), min_size=1, max_size=8
+    )
+)
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 def test_mutated_archives_raise_nothing_but_input_errors(changes) -> None:
     data = bytearray(TAR)
@@ -277,8 +293,16 @@ def test_a_report_gives_tree_and_groups_and_no_more(drawn: Machine) -> None:
 
 def test_ids_alone_can_decide() -> None:
     """A port that quirks are about is a root port, whatever else is unknown."""
-    port = Device(bdf=Bdf(0, 0, 28, 0), kind=PortKind.ROOT_PORT, vendor=0x8086, device=0x8C10,
-                  header_type=1, class_code=0x0604, secondary=1, subordinate=1)
+    port = Device(
+        bdf=Bdf(0, 0, 28, 0),
+        kind=PortKind.ROOT_PORT,
+        vendor=0x8086,
+        device=0x8C10,
+        header_type=1,
+        class_code=0x0604,
+        secondary=1,
+        subordinate=1,
+    )
     below = Device(bdf=Bdf(0, 1, 0, 0), vendor=0x10EC, device=0x8168, class_code=0x0200)
     found = from_facter(report(Machine("", [port, below]), {}))
     assert [group.members for group in decide(found).groups] == [(port.bdf,), (below.bdf,)]
@@ -308,9 +332,19 @@ def test_bad_reports(text: str) -> None:
     assert caught.value.where.startswith("report.json") and caught.value.remedy
 
 
-@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from(
-    ['"', "0", "9", "null", "[]", "{}", ",", "0000:00:01.0", "/", "-1", "1e9"]),
-    st.integers(0, 20)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 1, exclude_max=True),
+            st.sampled_from(
+                ['"', "0", "9", "null", "[]", "{}", ",", "0000:00:01.0", "/", "-1", "1e9"]
+            ),
+            st.integers(0, 20),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_mutated_reports_raise_nothing_but_input_errors(changes) -> None:
     text = REPORT

@@ -28,10 +28,20 @@ SWITCH = verbose(machine("SW(off,on)"))
 
 def plain(found: Machine) -> list[Device]:
     """What words show: no labels, no aliases, no subsystem of a made-up vendor."""
-    return [replace(d, label="", aliases=frozenset(), subsystem=0, class_code=0, multifunction=False,
-                    own_memory=False, pasid_execute=d.pasid is not None and d.pasid_execute,
-                    pasid_privileged=d.pasid is not None and d.pasid_privileged)
-            for d in found.devices]
+    return [
+        replace(
+            d,
+            label="",
+            aliases=frozenset(),
+            subsystem=0,
+            class_code=0,
+            multifunction=False,
+            own_memory=False,
+            pasid_execute=d.pasid is not None and d.pasid_execute,
+            pasid_privileged=d.pasid is not None and d.pasid_privileged,
+        )
+        for d in found.devices
+    ]
 
 
 def partition(found: Machine) -> set[frozenset[Bdf]]:
@@ -87,8 +97,14 @@ def wrapped(text: str) -> str:
     """As mail programs break long lines: the rest starts at the margin."""
     lines = []
     for line in text.splitlines():
-        lines += textwrap.wrap(line, 60, drop_whitespace=True, subsequent_indent="",
-                               break_on_hyphens=False, break_long_words=False) or [""]
+        lines += textwrap.wrap(
+            line,
+            60,
+            drop_whitespace=True,
+            subsequent_indent="",
+            break_on_hyphens=False,
+            break_long_words=False,
+        ) or [""]
     return "\n".join(lines) + "\n"
 
 
@@ -111,7 +127,9 @@ FORMS = {
     "no-domain": lambda t: t.replace("0000:", ""),
     "indented": lambda t: textwrap.indent(t, "\t"),
     "prompt": lambda t: f"root@host:~# lspci\n{t}root@host:~# \n",
-    "after-a-list": lambda t: "".join(x + "\n" for x in t.splitlines() if ": Maker" in x) + "\n" + t,
+    "after-a-list": lambda t: (
+        "".join(x + "\n" for x in t.splitlines() if ": Maker" in x) + "\n" + t
+    ),
     "sentence-after": lambda t: t + "0000:00:1c.0 which does not isolate is above.\nYours, A. N.\n",
     "trailing-blanks": lambda t: t.replace("\n", "  \n"),
 }
@@ -141,8 +159,12 @@ def test_bytes_go_before_words() -> None:
 
 def test_paths_give_the_tree_where_bus_lines_are_missing() -> None:
     text = re.sub(r"\tBus: .*\n", "", SWITCH).replace("0000:", "")
-    for bus, path in (("01:", "00:01.0/"), ("02:", "00:01.0/01:00.0/"),
-                      ("03:", "00:01.0/01:00.0/02:00.0/"), ("04:", "00:01.0/01:00.0/02:01.0/")):
+    for bus, path in (
+        ("01:", "00:01.0/"),
+        ("02:", "00:01.0/01:00.0/"),
+        ("03:", "00:01.0/01:00.0/02:00.0/"),
+        ("04:", "00:01.0/01:00.0/02:01.0/"),
+    ):
         text = re.sub(f"^{bus}", f"{path}{bus}", text, flags=re.MULTILINE)
     assert plain(read_lspci(text)) == plain(machine("SW(off,on)"))
     short = "00:01.0 PCI bridge: X\n00:01.0/00.0 Ethernet controller: Y\n"
@@ -168,7 +190,9 @@ def test_a_drawn_tree_gives_the_buses() -> None:
     from dmaproof.model.pcie.lspci_tree import bridges
 
     assert bridges(several.splitlines()) == {
-        Bdf(0x10000, 0xE0, 6, 0): (0xE1, 0xE1), Bdf(0, 0, 1, 0): (1, 1)}
+        Bdf(0x10000, 0xE0, 6, 0): (0xE1, 0xE1),
+        Bdf(0, 0, 1, 0): (1, 1),
+    }
 
 
 def test_machine_readable_forms() -> None:
@@ -187,7 +211,9 @@ def test_machine_readable_forms() -> None:
         """)
     found = read_lspci(slots)
     assert [(d.vendor, d.device, d.class_code) for d in found.devices] == [
-        (0x8086, 0x1901, 0x0604), (0x1AF4, 0x1041, 0x0200)]
+        (0x8086, 0x1901, 0x0604),
+        (0x1AF4, 0x1041, 0x0200),
+    ]
     assert found.recorded == {Bdf(0, 0, 1, 0): 3, Bdf(0, 1, 0, 0): 4}
     comma = '00:01.0 "PCI bridge [0604]" "Intel Corporation [8086]" "PCIe [1901]" -r05 "" ""\n'
     assert read_lspci(comma).devices[0].device == 0x1901
@@ -295,7 +321,9 @@ def test_groups_are_recorded() -> None:
     source = machine("SW(off,on)")
     numbers = {d.bdf: n for n, d in enumerate(source.devices)}
     assert read_lspci(verbose(source, groups=numbers)).recorded == numbers
-    flags = SWITCH.replace("Control: ", "Flags: bus master, fast devsel, latency 0,\nIOMMU group 7 ")
+    flags = SWITCH.replace(
+        "Control: ", "Flags: bus master, fast devsel, latency 0,\nIOMMU group 7 "
+    )
     assert set(read_lspci(flags).recorded.values()) == {7}
     text = to_json(read_lspci(verbose(source, groups=numbers)))
     assert from_json(text).recorded == numbers
@@ -325,13 +353,26 @@ def test_groups_of_a_kernel_log() -> None:
 
 # -- segments behind a VMD -------------------------------------------------------------------------
 
-VMD = Device(bdf=Bdf(0, 0, 14, 0), kind=PortKind.RC_INTEGRATED_ENDPOINT, vendor=0x8086,
-             device=0x467F, class_code=0x0104)
+VMD = Device(
+    bdf=Bdf(0, 0, 14, 0),
+    kind=PortKind.RC_INTEGRATED_ENDPOINT,
+    vendor=0x8086,
+    device=0x467F,
+    class_code=0x0104,
+)
 
 
 def behind(*more: Device) -> Machine:
-    port = Device(bdf=Bdf(0x10000, 0xE0, 6, 0), kind=PortKind.ROOT_PORT, vendor=0x8086,
-                  device=0x9A09, class_code=0x0604, header_type=1, secondary=0xE1, subordinate=0xE1)
+    port = Device(
+        bdf=Bdf(0x10000, 0xE0, 6, 0),
+        kind=PortKind.ROOT_PORT,
+        vendor=0x8086,
+        device=0x9A09,
+        class_code=0x0604,
+        header_type=1,
+        secondary=0xE1,
+        subordinate=0xE1,
+    )
     disk = Device(bdf=Bdf(0x10000, 0xE1, 0, 0), vendor=0x144D, device=0xA80A, class_code=0x0108)
     return Machine("vmd", [VMD, port, disk, *more])
 
@@ -372,17 +413,29 @@ def test_sunrise_point_ports_in_words() -> None:
 NAMED = {
     "Intel Corporation Sunrise Point-LP PCI Express Root Port #5 (rev f1)": (0x8086, 0x9D14, True),
     "Intel Corporation 200 Series PCH PCI Express Root Port #17": (0x8086, 0xA2E7, True),
-    "Intel Corporation 100 Series/C230 Series Chipset Family PCI Express Root Port #1":
-        (0x8086, 0xA110, True),
-    "Intel Corporation 6 Series/C200 Series Chipset Family PCI Express Root Port 2 (rev b5)":
-        (0x8086, 0x1C12, True),
-    "Intel Corporation 8 Series/C220 Series Chipset Family PCI Express Root Port #3":
-        (0x8086, 0x8C14, True),
+    "Intel Corporation 100 Series/C230 Series Chipset Family PCI Express Root Port #1": (
+        0x8086,
+        0xA110,
+        True,
+    ),
+    "Intel Corporation 6 Series/C200 Series Chipset Family PCI Express Root Port 2 (rev b5)": (
+        0x8086,
+        0x1C12,
+        True,
+    ),
+    "Intel Corporation 8 Series/C220 Series Chipset Family PCI Express Root Port #3": (
+        0x8086,
+        0x8C14,
+        True,
+    ),
     "Intel Corporation Cannon Lake PCH PCI Express Root Port #1": (0x8086, 0, True),
     "Intel Corporation Device a33c": (0x8086, 0xA33C, True),
     "Intel Corporation 82599ES 10-Gigabit SFI/SFP+ Network Connection": (0x8086, 0, False),
-    "Advanced Micro Devices, Inc. [AMD/ATI] SBx00 SMBus Controller (rev 42)":
-        (0x1002, 0x4385, True),
+    "Advanced Micro Devices, Inc. [AMD/ATI] SBx00 SMBus Controller (rev 42)": (
+        0x1002,
+        0x4385,
+        True,
+    ),
     "Advanced Micro Devices, Inc. [AMD] FCH SMBus Controller (rev 61)": (0x1022, 0, True),
     "Loongson Technology LLC PCIe x4 Root Port": (0x0014, 0x7A49, True),
     "Loongson Technology LLC Device 3c19": (0x0014, 0x3C19, True),
@@ -415,13 +468,29 @@ edits = st.lists(
     st.tuples(
         st.floats(0, 1, exclude_max=True),
         st.one_of(
-            st.sampled_from(["", "\n", "\n\n", " ", "\t", "00:01.0 ", "> ", "Capabilities: [", "-",
-                             "0000:00:02.0 PCI bridge: X\n", "secondary=", "IOMMU group: 9", "\0"]),
+            st.sampled_from(
+                [
+                    "",
+                    "\n",
+                    "\n\n",
+                    " ",
+                    "\t",
+                    "00:01.0 ",
+                    "> ",
+                    "Capabilities: [",
+                    "-",
+                    "0000:00:02.0 PCI bridge: X\n",
+                    "secondary=",
+                    "IOMMU group: 9",
+                    "\0",
+                ]
+            ),
             st.text(max_size=3),
         ),
         st.integers(0, 400),
     ),
-    min_size=1, max_size=6,
+    min_size=1,
+    max_size=6,
 )
 MIXED = SWITCH + write_lspci(machine("VF").devices) + LOG + verbose(behind(), root=False)
 

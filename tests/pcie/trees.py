@@ -82,6 +82,7 @@ def archive(found: dict[str, bytes | str], prefix: str = "sys/") -> bytes:
 
 def report(machine: Machine, groups: dict[Bdf, int]) -> str:
     """Write a hardware report."""
+
     def number(value: int) -> dict[str, Any]:
         return {"hex": f"{value:04x}", "value": value}
 
@@ -94,8 +95,11 @@ def report(machine: Machine, groups: dict[Bdf, int]) -> str:
             "sub_class": number(device.class_code & 0xFF),
             "sysfs_id": f"/devices/{path_of(machine, device.bdf)}",
             "sysfs_bus_id": str(device.bdf),
-            "detail": {"function": device.bdf.function, "header_type": device.header_type,
-                       "secondary_bus": device.secondary or 0},
+            "detail": {
+                "function": device.bdf.function,
+                "header_type": device.header_type,
+                "secondary_bus": device.secondary or 0,
+            },
         }
         if device.bdf in groups:
             entry["sysfs_iommu_group_id"] = groups[device.bdf]

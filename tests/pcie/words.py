@@ -1,4 +1,4 @@
-"""Writes machines as ``lspci -v`` prints them: the other direction of the reader, for round trips."""
+"""Writes machines as ``lspci -v`` prints them: the reader backwards, for round trips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def verbose(
     values: bool = True,
     groups: Mapping[Bdf, int] | None = None,
 ) -> str:
-    """Write a machine as ``lspci -nnvvv`` does for root, or for a user (*root* False), or ``-v``."""
+    """Write a machine as ``lspci -nnvvv`` does for root or for a user, or as ``-v`` does."""
     return "".join(_record(d, root, values, groups or machine.recorded) for d in machine.devices)
 
 
@@ -32,8 +32,10 @@ def _record(device: Device, root: bool, values: bool, groups: Mapping[Bdf, int])
     if device.bdf in groups:
         lines.append(f"\tIOMMU group: {groups[device.bdf]}")
     if device.secondary is not None:
-        lines.append(f"\tBus: primary={device.bdf.bus:02x}, secondary={device.secondary:02x},"
-                     f" subordinate={device.subordinate:02x}, sec-latency=0")
+        lines.append(
+            f"\tBus: primary={device.bdf.bus:02x}, secondary={device.secondary:02x},"
+            f" subordinate={device.subordinate:02x}, sec-latency=0"
+        )
     if not root:
         lines += ["\tCapabilities: <access denied>"] if device.kind.is_pcie else []
     elif device.kind.is_pcie:
@@ -62,8 +64,10 @@ def _capabilities(device: Device, values: bool) -> list[str]:
         lines += _sriov(device)
     if device.pasid is not None:
         lines.append("\tCapabilities: [170 v1] Process Address Space ID (PASID)")
-        flags = (f"{n}{'+' if v else '-'}" for n, v in
-                 (("Exec", device.pasid_execute), ("Priv", device.pasid_privileged)))
+        flags = (
+            f"{n}{'+' if v else '-'}"
+            for n, v in (("Exec", device.pasid_execute), ("Priv", device.pasid_privileged))
+        )
         if values:
             lines.append(f"\t\tPASIDCap: {' '.join(flags)}, Max PASID Width: {device.pasid:02x}")
     return lines
