@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dmaproof.counterexamples.confirm import Refused, confirm
+from dmaproof.counterexamples.group_leak import GroupLeak, group_leak
 from dmaproof.counterexamples.trace import Trace
 from dmaproof.engine.assumptions import ASSUMPTIONS, Assumptions
 from dmaproof.engine.case import Case
@@ -50,6 +51,7 @@ class Verdict:
         reason: one sentence.
         trace, certificate: files, where they were written.
         evidence: the trace itself (not part of the JSON).
+        group_leak: a way from one group of the machine to another, where its groups leak.
     """
 
     design: str
@@ -68,10 +70,12 @@ class Verdict:
     certificate: str | None = None
     seconds: float = 0.0
     evidence: Trace | None = field(default=None, repr=False)
+    group_leak: GroupLeak | None = None
 
     def data(self, *, reproducible: bool) -> dict[str, Any]:
         """The verdict as JSON data."""
         found = {k: v for k, v in vars(self).items() if k != "evidence"}
+        found["group_leak"] = self.group_leak.data() if self.group_leak else None
         if reproducible:
             del found["seconds"]
         else:
@@ -102,6 +106,7 @@ class Judge:
     _written: dict[str, str] = field(default_factory=dict)
     _machine: Machine | None = None
     _cases: dict[Assumptions, Case] = field(default_factory=dict)
+    _leaks: tuple[Machine, GroupLeak | None] | None = None
 
     def __post_init__(self) -> None:
         hot = not self.assumptions.effective("static_fabric")
@@ -121,6 +126,8 @@ class Judge:
                 start = time.perf_counter()
                 try:
                     found = self._any(prop) if machine is None else self._on(prop, machine)
+                    if machine is not None:
+                        found = replace(found, group_leak=self._leak(machine))
                 except InputError:
                     raise
                 except Exception as e:
@@ -142,6 +149,12 @@ class Judge:
                 machine, self.grouping, wanted, ats=self.design.fabric.ats, like=known
             )
         return self._cases[wanted]
+
+    def _leak(self, machine: Machine) -> GroupLeak | None:
+        """How the machine's groups leak; asked once a machine."""
+        if self._leaks is None or self._leaks[0] is not machine:
+            self._leaks = (machine, group_leak(self._case(machine)))
+        return self._leaks[1]
 
     def _on(self, prop: Property, machine: Machine) -> Verdict:
         case = self._case(machine)

@@ -172,6 +172,7 @@ def _list(screen: Screen, verdicts: list[Verdict]) -> None:
     from dmaproof.counterexamples.show import lines
 
     styles = {"head": "bold", "end": "red", "path": "yellow", "note": "dim"}
+    told: set[str] = set()
     for verdict in verdicts:
         word, style = _MARKS[verdict.result]
         scope = f"({verdict.scope})" if verdict.result != "refuted" else ""
@@ -188,10 +189,27 @@ def _list(screen: Screen, verdicts: list[Verdict]) -> None:
             basis.append("vacuous")
         if basis:
             screen.item("  rests on ", text=", ".join(basis), style="dim")
+        _leak(screen, verdict, told)
         if verdict.evidence is not None:
             for text, role in list(lines(verdict.evidence))[1:]:
                 screen.line((text, styles.get(role, "")))
         screen.line("")
+
+
+def _leak(screen: Screen, verdict: Verdict, told: set[str]) -> None:
+    """Say that the groups of the machine leak, with the way the first time."""
+    leak = verdict.group_leak
+    if leak is None:
+        return
+    fact = f"{verdict.grouping} groups leak: {leak.sentence()}"
+    key = f"{verdict.machine}: {fact}"
+    if key in told:
+        screen.item("  ", text=f"{fact}, as above", style="yellow")
+        return
+    told.add(key)
+    screen.item("  ", text=fact, style="yellow")
+    for number, step in enumerate(leak.says, 1):
+        screen.item(f"    {number}. ", text=step, style="yellow")
 
 
 _SHORT = {
@@ -235,6 +253,10 @@ def _matrix(screen: Screen, verdicts: list[Verdict]) -> None:
                 "   - proved, but every bind is refused")
     names = [f"{short} {name}" for name, short in _SHORT.items() if name in columns]
     screen.item("", text="; ".join(names), style="dim")
+    leaking = dict.fromkeys(v.machine for v in verdicts if v.group_leak)
+    if leaking:
+        where = f"{', '.join(leaking)}: dmaproof reach MACHINE tells how"
+        screen.item("groups leak on ", text=where, style="yellow")
     screen.line("Reasons and runs: dmaproof check --design D --machine M")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .support import complaint, run
 KEYS = {
     "design", "machine", "property", "kind", "result", "scope", "grouping", "theorem", "premise",
     "assumptions", "vacuous", "reason", "trace", "certificate",
+    "group_leak",
 }
 
 
@@ -49,6 +51,40 @@ def test_the_dispute_of_2018(checked: tuple[Path, dict[str, Any], int]) -> None:
     empty = verdict(data, "bind-2018-device", "BR", "device-isolation")
     assert (empty["result"], empty["vacuous"]) == ("proved", True)
     assert empty["reason"] == "The design refuses every bind on this machine."
+
+
+def test_a_verdict_says_how_the_groups_of_its_machine_leak(
+    checked: tuple[Path, dict[str, Any], int]
+) -> None:
+    _, data, _ = checked
+    for found in data["verdicts"]:
+        leak = found["group_leak"]
+        assert (leak is not None) is (found["machine"] == "SW(off,on)")
+        if leak is None:
+            continue
+        assert (leak["from"], leak["to"]) == ("A", "B")
+        assert leak["groups"] == [2, 4]
+        assert leak["assumptions"] == {"deputy": "on"}
+        (edge,) = leak["path"]
+        assert edge["leak"] == "L1"
+        hops = ["0000:03:00.0", "0000:02:00.0", "0000:02:01.0", "0000:04:00.0"]
+        assert edge["hops"] == hops
+        words = " ".join(leak["says"])
+        assert all(words.index(a) < words.rindex(b) for a, b in pairwise(hops))
+        assert "RR off" in words
+
+
+def test_the_leak_is_told_once_and_then_referred_to() -> None:
+    asked = ("check", "--design", "bind-2018-device", "--machine", "SW(off,on)", "--reproducible")
+    text = run(*asked, "--property", "unbind-final", "--property", "group-isolation").stdout
+    assert text.count("linux groups leak: A of group 2 acts as B of group 4") == 2
+    assert text.count("sends a request for a BAR") == 1
+    assert text.count("as above") == 1
+    closed = run(*asked, "--property", "unbind-final", "--grouping", "components").stdout
+    assert "groups leak" not in closed
+    quiet = run(*asked, "--property", "unbind-final", "--assume", "deputy=off", "--assume",
+                "spoof=off").stdout
+    assert "groups leak" not in quiet, "nothing acts as a function of another group"
 
 
 def test_every_trace_replays(checked: tuple[Path, dict[str, Any], int]) -> None:
