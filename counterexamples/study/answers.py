@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dmaproof.counterexamples.expected import (
     complaints,
     table,
 )
+from dmaproof.counterexamples.study import fabric
 from dmaproof.counterexamples.study.searches import CachedDriver
 from dmaproof.counterexamples.verdict import Result, Verdict, slug
 from dmaproof.engine import certificate
@@ -91,7 +92,7 @@ def undecided(question: tuple[Any, ...], reason: str) -> Answer:
 
 def questions(job: Job) -> list[tuple[Any, ...]]:
     """Return what a job is asked, as far as that is known before it is answered."""
-    if job.kind in ("scenario", "matrix"):
+    if job.kind in ("scenario", "matrix", "fabric"):
         return [(job.kind, job.name, part) for part in job.parts]
     return [(job.kind, job.name)]
 
@@ -134,6 +135,9 @@ class Answerer:
     def _of(self, job: Job) -> Iterator[Answer]:
         if job.kind == "matrix":
             yield from self._matrix(job)
+            return
+        if job.kind == "fabric":
+            yield from self._fabric(job)
             return
         for question in questions(job):
             try:
@@ -270,6 +274,21 @@ class Answerer:
                 return Answer(question, "refuted", "values", f"not so for {values}", about,
                               origin=origin)
         return replace(undecided(question, verdict.reason), about=about)
+
+    # -- all fabrics up to a size -----------------------------------------------------------
+
+    def _fabric(self, job: Job) -> Iterator[Answer]:
+        for name, shapes in fabric.decided(job.parts, self.cache, self.seconds):
+            question = (job.kind, job.name, name)
+            about = {"theorem": name}
+            if shapes.result not in ("proved", "refuted"):
+                yield replace(undecided(question, shapes.reason), about=about)
+                continue
+            answer = Answer(question, shapes.result, "shapes", shapes.reason, about,
+                            shapes.assumptions, origin=shapes.origin)
+            text = shapes.machine.encode()
+            yield self._file(answer, "trace", f"machines/{slug(name)}.json",
+                             partial(appear, data=text)) if text else answer
 
     # -- bind designs on machines -----------------------------------------------------------
 

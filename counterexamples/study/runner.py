@@ -82,6 +82,7 @@ def jobs_of(table: Table) -> list[Job]:
     """What has to be asked, each question once, the longest jobs first."""
     claims: dict[str, dict[str, None]] = {}
     others: dict[tuple[str, str], None] = {}
+    theorems: dict[str, None] = {}
     checks: dict[str, dict[tuple[int, int], None]] = {}
     for row in table.rows:
         match row:
@@ -90,11 +91,14 @@ def jobs_of(table: Table) -> list[Job]:
             case LemmaRow():
                 others["lemma", row.lemma] = None
             case FabricRow():
-                others["fabric", row.theorem] = None
+                theorems[row.theorem] = None
     for entry in table.matrix:
         for name in getattr(entry.asked, "designs", None) or ("",):
             checks.setdefault(name, {})[entry.number, entry.check] = None
+    # Theorems over shapes share the rules of each shape: two jobs, for two processors.
+    halves = [names for start in (0, 1) if (names := tuple(theorems)[start::2])]
     return [
+        *(Job("fabric", "shapes", names) for names in halves),
         *(Job(kind, name) for kind, name in others),
         *(Job("matrix", name, tuple(parts)) for name, parts in checks.items()),
         *(Job("scenario", name, tuple(parts)) for name, parts in claims.items()),
@@ -205,7 +209,7 @@ def _question(row: ScenarioRow | LemmaRow | FabricRow) -> tuple[Any, ...]:
         case LemmaRow():
             return ("lemma", row.lemma)
         case FabricRow():
-            return ("fabric", row.theorem)
+            return ("fabric", "shapes", row.theorem)
 
 
 def _of_check(

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dmaproof.counterexamples import expected as matrix
+from dmaproof.engine.fabric.theorems import theorems
 from dmaproof.model.errors import InputError
 from dmaproof.model.scenario import ClaimKind, builtins
 from dmaproof.model.vtd.lemmas import LEMMAS
@@ -221,7 +222,10 @@ def _check(row: ScenarioRow | LemmaRow | FabricRow, where: str) -> None:
                 raise InputError(f"there is no lemma {row.lemma!r}", where, "a typing error",
                                  f"lemmas: {', '.join(LEMMAS)}")
         case FabricRow():
-            pass  # asked of the engine when it is decided: shapes are costly to name
+            known = [t.id for t in theorems()]
+            if row.theorem not in known:
+                raise InputError(f"there is no theorem {row.theorem!r}", where, "a typing error",
+                                 f"theorems: {', '.join(known)}")
 
 
 def check_claims(rows: Iterable[ScenarioRow | LemmaRow | FabricRow]) -> None:
