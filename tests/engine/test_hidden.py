@@ -98,7 +98,7 @@ def test_no_fact_is_taken_from_a_default(facts: set[Fact]) -> None:
 
 
 @given(dumps(), st.sampled_from(["linux", "v3", "components"]), st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_premises_and_facts_hold_for_the_real_machine(drawn, grouping: str, spoof: bool) -> None:
     truth, shown = drawn
     assumptions = Assumptions.of({"spoof": "on" if spoof else "off"})

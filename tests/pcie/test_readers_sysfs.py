@@ -28,7 +28,7 @@ from pcie.strategies import machines
 from pcie.test_readers_text import behind
 from pcie.trees import archive, entries, folder, report
 
-few = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def plain(found: Machine) -> list[Device]:
@@ -259,7 +259,7 @@ def test_links_of_a_folder_stay_inside(tmp_path: Path) -> None:
         st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6)), min_size=1, max_size=8
     )
 )
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_mutated_archives_raise_nothing_but_input_errors(changes) -> None:
     data = bytearray(TAR)
     for place, insert in changes:
@@ -345,7 +345,7 @@ def test_bad_reports(text: str) -> None:
         max_size=5,
     )
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_mutated_reports_raise_nothing_but_input_errors(changes) -> None:
     text = REPORT
     for place, insert, drop in changes:

@@ -22,7 +22,7 @@ from dmaproof.model.pcie.undecided import decide
 from pcie.strategies import machines
 from pcie.words import verbose
 
-few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 SWITCH = verbose(machine("SW(off,on)"))
 
 
@@ -496,7 +496,7 @@ MIXED = SWITCH + write_lspci(machine("VF").devices) + LOG + verbose(behind(), ro
 
 
 @given(st.sampled_from([SWITCH, MIXED, quoted(SWITCH), wrapped(verbose(behind()))]), edits)
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_mutated_text_raises_nothing_but_input_errors(text: str, changes) -> None:
     for place, insert, drop in changes:
         at = int(place * len(text))

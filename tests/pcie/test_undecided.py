@@ -15,7 +15,7 @@ from dmaproof.model.pcie.topology import Bdf, Device, Fact, Machine, PortKind
 from dmaproof.model.pcie.undecided import bounds, decide
 from pcie.strategies import machines
 
-few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 HIDDEN = frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
 
 
