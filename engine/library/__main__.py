@@ -36,8 +36,10 @@ def entry(model: Model) -> dict[str, Any]:
         proofs = {q: x.invariant for q, x in found.items() if isinstance(x, Theorem)}
         for premise, answer in found.items():
             invariant = proofs.get(premise)
-            if isinstance(answer, NotProved) and answer.gave_up:
-                invariant = _borrowed(model, prop, premise, list(proofs.values()))
+            if isinstance(answer, NotProved):
+                known = _written(model, prop, premise)
+                known += list(proofs.values()) if answer.gave_up else []
+                invariant = _borrowed(model, prop, premise, known)
             if invariant is not None:
                 texts = [library.text_of(c) for c in invariant]
                 ids = [numbers.setdefault(t, len(numbers)) for t in texts]
@@ -54,6 +56,12 @@ def entry(model: Model) -> dict[str, Any]:
         "theorems": theorems,
         "unproved": unproved,
     }
+
+
+def _written(model: Model, prop: Property, premise: Premise) -> list[tuple[Clause, ...]]:
+    """Return the invariant that the library has for a theorem, perhaps written there by hand."""
+    known = library.hints(model).theorems.get((prop.id, premise.value))
+    return [] if known is None else [known]
 
 
 def _borrowed(
