@@ -71,6 +71,10 @@ def test_recordings_with_virtual_functions_and_aliases() -> None:
         for device in machine.functions
         if not machine.on_root(device)
     }
+    quirky, recorded = load(OWN / "oracle-6.1" / "quirk-alias.groups.json")
+    assert [str(alias) for alias in quirky.device(Bdf.parse("00:02.0")).aliases] == ["0000:00:02.1"]
+    assert recorded["groups"]["0000:00:02.0"] == recorded["groups"]["0000:00:02.1"]
+    assert recorded["groups"]["0000:00:04.0"] != recorded["groups"]["0000:00:04.1"]
     # Of a PCIe-to-PCI bridge: its secondary bus, devfn 0. Of others: the bridge's own id.
     assert lent["0000:03:01.0"] == ["0000:02:02.0", "0000:02:00.0"]
     assert lent["0000:04:01.0"] == ["0000:00:03.0"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +88,8 @@ class Dump:
         (folder / f"{name}.groups.json").write_text(json.dumps(body, indent=1) + "\n")
 
 
-def dump(kernel: Kernel, topology: Topology) -> Dump:
-    """Boot *topology* and return what the kernel says of it.
+def dump(kernel: Kernel, topology: Topology, descriptors: Sequence[int] = ()) -> Dump:
+    """Boot *topology* and return what the kernel says of it; QEMU inherits *descriptors*.
 
     Raises:
         BootError: the boot failed, or a virtual function that was asked for is missing.
@@ -104,6 +105,7 @@ def dump(kernel: Kernel, topology: Topology) -> Dump:
         parameters=topology.kernel_parameters,
         iommu=topology.iommu,
         modules=modules,
+        descriptors=descriptors,
     )
     spaces, groups, paths, physical = {}, {}, {}, {}
     for name, content in done.files.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .dump import dump
 from .fetch import obtain
+from .remote import Function, dump_served
 from .topology import PORT_OF_SWITCH, SRIOV, SWITCH, Part, Topology
 
 _BRIDGES = (
@@ -42,9 +43,28 @@ MACHINES: dict[str, Topology] = {
 }  # fmt: skip
 
 
+_QUIET = {"vendor": 0x8086, "device": 0x10C9, "pcie_type": 0}  # its functions count as isolated
+
+SERVED: dict[str, tuple[Function, ...]] = {
+    # Functions that use another function's requester id: of one that is there, and of none.
+    "quirk-alias": (
+        Function(2, 0, 0x1B4B, 0x9123, pcie_type=0, several=True),
+        Function(2, 1, **_QUIET),
+        Function(3, 0, several=True, **_QUIET),
+        Function(3, 1, 0x1180, 0xE832, pcie_type=0),
+        Function(4, 0, several=True, **_QUIET),
+        Function(4, 1, **_QUIET),
+        Function(5, 0, 0x1B4B, 0x9123, pcie_type=0),
+    ),
+}
+
+
 def main(folder: Path) -> None:
     """Boot every machine and write its recording."""
     kernel = obtain()
+    for name, functions in SERVED.items():
+        dump_served(kernel, functions).save(folder, name)
+        print(f"{name}: written")
     for name, topology in MACHINES.items():
         dump(kernel, topology).save(folder, name)
         print(f"{name}: written")
