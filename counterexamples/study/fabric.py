@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dmaproof.counterexamples.verdict import Result
 from dmaproof.engine.cache import Cache, key_of, program
 from dmaproof.engine.shapes import ShapeVerdict, decide_all, theorem
 from dmaproof.model.pcie.machine_json import to_json
@@ -27,7 +28,7 @@ class Shapes:
         origin: ``engines`` or ``cache``.
     """
 
-    result: str
+    result: Result
     reason: str
     machine: str
     assumptions: dict[str, str]
@@ -60,7 +61,15 @@ def decided(names: Sequence[str], cache: Cache, seconds: float) -> Iterator[tupl
             cache.put(_key(name), {
                 "result": verdict.result, "reason": _reason(verdict), "machine": text,
             })
-        yield name, Shapes(verdict.result, _reason(verdict), text, _literals(name), "engines")
+        result = _result(verdict.result)
+        yield name, Shapes(result, _reason(verdict), text, _literals(name), "engines")
+
+
+def _result(text: str) -> Result:
+    """One of the three results; whatever else an engine or a file says is undecided."""
+    if text == "proved":
+        return "proved"
+    return "refuted" if text == "refuted" else "undecided"
 
 
 def _key(name: str) -> str:
@@ -72,7 +81,7 @@ def _kept(kept: Any, name: str) -> Shapes | None:  # noqa: ANN401
     if not isinstance(kept, dict):
         return None
     try:
-        return Shapes(str(kept["result"]), str(kept["reason"]), str(kept["machine"]),
+        return Shapes(_result(kept["result"]), str(kept["reason"]), str(kept["machine"]),
                       _literals(name), "cache")
     except KeyError:
         return None

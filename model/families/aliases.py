@@ -108,7 +108,7 @@ def _attach(options: AliasOptions) -> list[Action]:
         free = forall((_R, _T), not_(and_(ALIAS(F, _R), ENTRY(_R, _T))))
         guards.append(Guard("entries-free", free, "-EBUSY",
                             "drivers/iommu/intel/pasid.c intel_pasid_setup_second_level"))
-    gone = ALIAS(F, _R)
+    gone: Formula = ALIAS(F, _R)
     if options.detach == "last":
         gone = and_(gone, not_(_shared(F, _R)))
     return [

@@ -152,7 +152,7 @@ class Rules:
           "A group has one hwpt at a PASID; another one is refused with -EINVAL.")
     def follows(self, pasid: Term) -> Guard:
         """The group has no other hwpt at a PASID."""
-        other = CORE(_group(F), pasid, _Z)
+        other: Formula = CORE(_group(F), pasid, _Z)
         if self.o.object == "device":
             other = and_(other, ATTACHED(F, pasid))
         return Guard("follows-the-first", forall((_Z,), implies(other, Eq(_Z, H))), "-EINVAL",
