@@ -10,17 +10,20 @@ import json
 import os
 import random as randomness
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from cli.support import run
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from dmaproof.model.pcie import groups as grouping
+from dmaproof.model.pcie.dmar import read_dmar
 from dmaproof.model.pcie.groups import groups
 from dmaproof.model.pcie.kernel_parameters import KernelParameters, apply
 from dmaproof.model.pcie.lspci import read_lspci
 from dmaproof.model.pcie.machine_json import from_json
 from dmaproof.model.pcie.machines import load
-from dmaproof.model.pcie.topology import Bdf
+from dmaproof.model.pcie.topology import Bdf, Device, Machine
 
 from .kernel import from_machine
 from .kernel.boot import BootError, boot
@@ -99,7 +102,7 @@ def test_fresh_topologies(kernel, capsys) -> None:
     assert counts["boots"] >= FRESH
 
 
-def test_virtual_functions_and_second_root_bus(kernel) -> None:
+def test_virtual_functions_and_second_root_bus(kernel, tmp_path) -> None:
     """What random machines hold rarely: VFs below a switch, a second root bus, bridges in depth."""
     switch = (
         Part(PORT_OF_SWITCH, 0, 0, (Part(SRIOV),)),
@@ -116,6 +119,35 @@ def test_virtual_functions_and_second_root_bus(kernel) -> None:
     assert len(found.physical) == 2
     assert any(function.startswith("0000:80:") for function in found.groups)
     compare(found)
+    tree_agrees(found, tmp_path)
+    table = read_dmar(found.dmar)
+    assert not table.warnings
+    assert len(table.units) == 1
+
+
+def bare(machine: Machine) -> list[Device]:
+    """The devices, virtual functions without ids: their configuration spaces say ffff."""
+    return [replace(d, vendor=0, device=0) if d.is_virtual else d for d in machine.devices]
+
+
+def tree_agrees(found: Dump, folder: Path) -> None:
+    """The same machine read as a copy of sysfs, with the kernel's groups in it."""
+    for name, content in found.tree.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            place.symlink_to(content)
+        else:
+            place.write_bytes(content)
+    links = folder / "sys/bus/pci/devices"
+    links.mkdir(parents=True)
+    for function, path in found.paths.items():
+        (links / function).symlink_to(f"../../..{path.removeprefix('/sys')}")
+    machine = load(str(folder / "sys"))
+    assert bare(machine) == bare(read_lspci(found.lspci()))
+    assert {str(bdf): group for bdf, group in machine.recorded.items()} == found.groups
+    compared = run("groups", "--compare", "--assume", "spoof=off", str(folder / "sys"))
+    assert compared.exit_code == 0, compared.output
 
 
 def test_disable_acs_redir(kernel) -> None:
@@ -161,8 +193,6 @@ def test_machine_files_boot(kernel, name) -> None:
 
 def test_kernel_makes_leaking_groups(kernel, tmp_path) -> None:
     """T1: a kernel booted on the very machine file puts peers that reach each other apart."""
-    from cli.support import run
-
     file = tmp_path / "t1.json"
     file.write_text(run("machine", "show", "--json", "SW(nocap,nocap)").stdout)
     machine = from_json(file.read_text(), str(file))

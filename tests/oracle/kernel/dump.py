@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .boot import BootError, boot
@@ -19,6 +19,7 @@ for d in {_DEVICES}/*; do
   cat $r/config > /out$r/config
   cp -P $r/iommu_group $r/physfn $r/vendor $r/device $r/class /out$r/ 2>/dev/null
 done
+cat /sys/firmware/acpi/tables/DMAR > /out/DMAR
 """
 # Probing is asynchronous: the driver may come a moment after insmod returned.
 VIRTUAL = """
@@ -40,6 +41,8 @@ class Dump:
         paths: sysfs path of each function.
         physical: physical function of each virtual function.
         log: the kernel's messages.
+        tree: files (bytes) and links (text) of the functions below /, as sysfs has them.
+        dmar: the ACPI table that describes the IOMMU.
 
     """
 
@@ -50,6 +53,8 @@ class Dump:
     paths: dict[str, str]
     physical: dict[str, str]
     log: str
+    tree: dict[str, bytes | str] = field(default_factory=dict, repr=False)
+    dmar: bytes = field(default=b"", repr=False)
 
     @property
     def partition(self) -> set[frozenset[str]]:
@@ -129,4 +134,6 @@ def dump(kernel: Kernel, topology: Topology, descriptors: Sequence[int] = ()) ->
         {function: paths[function] for function in order},
         physical,
         log,
+        {name: content for name, content in done.files.items() if name.startswith("sys/")},
+        bytes(done.files["DMAR"]),
     )
