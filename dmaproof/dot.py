@@ -44,7 +44,7 @@ def _attributes(picture: Picture, row: Row) -> str:
         "" if row.component is None else f", component {row.component}"
     )
     name = str(device) + (f" and {row.alike} more like it" if row.alike else "")
-    lines = [name, " ".join([device.kind, buses(device)]).strip(), " ".join(marks),
+    lines = [name, " ".join([device.kind_name, buses(device)]).strip(), " ".join(marks),
              capabilities(device), place]
     fill = _FILLS[row.group % len(_FILLS)] if row.group in picture.shared else "#ffffff"
     leaks = row.component is not None and row.component in picture.leaking

@@ -10,8 +10,9 @@ from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.pcie.acs import REQ_ACS_FLAGS, acs_quirk
 from dmaproof.model.pcie.channels import Fabric
 from dmaproof.model.pcie.device import ACS_BITS, Bdf, Device
-from dmaproof.model.pcie.groups import Group, groups
+from dmaproof.model.pcie.groups import Group
 from dmaproof.model.pcie.topology import Machine
+from dmaproof.model.pcie.undecided import bounds, decide
 from dmaproof.overview import Overview, compared
 
 FEW = 4
@@ -43,6 +44,7 @@ class Row:
         component: number of its fabric component; None for what starts no requests.
         alike: further functions like it that are left out behind it.
         last_group: group of the last of these.
+        undecided: its group depends on what the dump hides; `group` is the smallest it could be.
 
     """
 
@@ -53,10 +55,13 @@ class Row:
     component: int | None
     alike: int = 0
     last_group: int | None = None
+    undecided: bool = False
 
     @property
     def group_text(self) -> str:
         """The number of its group; of the first and last where those left out have their own."""
+        if self.undecided:
+            return f"{self.group}?"
         if self.last_group in {None, self.group}:
             return str(self.group)
         return f"{self.group} .. {self.last_group}"
@@ -85,17 +90,24 @@ class Picture:
 
 
 def picture(machine: Machine, grouping: str, assumptions: Assumptions) -> Picture:
-    """Return what a drawing of *machine* shows."""
+    """Return what a drawing of *machine* shows.
+
+    What its dump hides counts as isolating: a leak that is shown is there in any case.
+    """
     assume = assumptions.fabric()
-    fabric = Fabric(machine)
-    found = groups(machine, grouping, assume)
+    decision = decide(machine, grouping, assume)
+    found = decision.finest if decision.doubts else list(decision.groups)
+    hides = any(device.unknown for device in machine.devices)
+    fabric = Fabric(bounds(machine)[0] if hides else machine)
     parts = fabric.components(assume)
     component = {member: number for number, part in enumerate(parts) for member in part}
-    seen = compared(machine, fabric, found, assume)
+    seen = compared(fabric.machine, fabric, found, assume)
+    open_ = {member for doubt in decision.doubts for member in doubt.members}
     return Picture(
         machine,
         grouping,
-        tuple(_rows(machine, found, component)),
+        tuple(replace(row, undecided=row.device.bdf in open_)
+              for row in _rows(machine, found, component)),
         seen,
         frozenset(group.id for group in found if len(group.members) > 1),
         frozenset(component[leak.members[0]] for leak in seen.leaks),
@@ -143,7 +155,7 @@ def folded(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     for row in rows:
         group = row.group if grouped[row.group] > 1 else None
         look = (row.device.kind, row.device.acs, row.device.physfn, row.device.label, group,
-                row.component, row.device.bdf.segment_bus, len(row.lines))
+                row.undecided, row.component, row.device.bdf.segment_bus, len(row.lines))
         if row.device.is_bridge or look != before:
             close()
         run.append(row)

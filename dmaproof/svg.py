@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from textwrap import wrap
 from xml.etree import ElementTree as Tree
 
-from dmaproof.drawing import Picture, Row, Tone, acs_words, buses, capabilities, counted, folded
+from dmaproof.drawing import (
+    Picture,
+    Row,
+    Tone,
+    acs_words,
+    buses,
+    capabilities,
+    counted,
+    folded,
+)
 from dmaproof.model.pcie.device import ACS_BITS, Bdf, Device
 from dmaproof.overview import Leak
 
@@ -114,7 +123,7 @@ def _words(row: Row) -> tuple[tuple[str, str, bool], ...]:
     words = [(str(device.bdf), _INK, device.is_bridge)]
     if device.label:
         words.append((device.label, "#0b5394", True))
-    words.append((_KINDS.get(device.kind, device.kind), _DIM, False))
+    words.append((_KINDS.get(device.kind_name, device.kind_name), _DIM, False))
     if buses(device):
         words.append((buses(device), _DIM, False))
     if row.alike:

@@ -68,9 +68,7 @@ class HiddenCase(Case):
     @cached_property
     def groups(self) -> list[Group]:
         """The decided groups; of the others the finest there could be."""
-        parts = [*(g.members for g in self._decision.groups),
-                 *(part for doubt in self._decision.doubts for part in doubt.parts)]
-        return [Group(n, members, ("",) * len(members)) for n, members in enumerate(sorted(parts))]
+        return self._decision.finest
 
     @cached_property
     def _path_ok(self) -> dict[Bdf, bool]:

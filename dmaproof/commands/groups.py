@@ -160,5 +160,5 @@ def _show_group(screen: Screen, machine: Machine, group: Group, wide: int) -> No
     for member, why in zip(group.members, group.why, strict=True):
         device = machine.device(member)
         label = f"{device.label:{wide}}  " if wide else ""
-        kind = f"{device.kind:22}  "
+        kind = f"{device.kind_name:22}  "
         screen.item(f"  {member}  ", (label, "green"), (kind, "dim"), text=why)

@@ -73,6 +73,8 @@ def show(
     channels connect. A component that is larger than its group is marked, as that group leaks;
     `dmaproof reach NAME` tells how.
 
+    What a dump hides counts as isolating here, and a group that depends on it has a question mark.
+
     With --json, print the machine file, which every command reads back.
     """
     from dmaproof.drawing import picture
@@ -130,7 +132,7 @@ def _tree(screen: Screen, drawn: Picture) -> None:
         left = "".join(bar if goes_on else "   " for goes_on in row.lines[:-1])
         pieces: list[Piece] = [(left + (tee if row.lines[-1] else last), "dim")]
         pieces.extend(_describe(drawn, row))
-        pieces.append((f"  group {row.group}", "magenta"))
+        pieces.append((f"  group {row.group_text}", "magenta"))
         if row.component is not None:
             leaks = row.component in drawn.leaking
             pieces.append((f"  component {row.component}", "bold red" if leaks else "cyan"))
@@ -145,7 +147,7 @@ def _describe(drawn: Picture, row: Row) -> list[Piece]:
     pieces: list[Piece] = [str(device.bdf)]
     if device.label:
         pieces.append((f" {device.label}", "bold green"))
-    pieces.append((f"  {device.kind}", "dim"))
+    pieces.append((f"  {device.kind_name}", "dim"))
     if buses(device):
         pieces.append(f" to {buses(device)}")
     pieces.append("  ")

@@ -272,6 +272,11 @@ class Device:
         return Fact.ACS in self.unknown or Fact.CAPABILITIES in self.unknown
 
     @property
+    def kind_name(self) -> str:
+        """What it is on the fabric, in words; "type unknown" where the dump does not say."""
+        return "type unknown" if Fact.KIND in self.unknown else str(self.kind)
+
+    @property
     def is_bridge(self) -> bool:
         """Whether it is a port or bridge (header type 1 or 2)."""
         return self.header_type in {1, 2}

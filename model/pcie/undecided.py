@@ -62,6 +62,15 @@ class Decision:
     groups: tuple[Group, ...]
     doubts: tuple[Doubt, ...]
 
+    @property
+    def finest(self) -> list[Group]:
+        """All groups, those that are undecided as fine as they could be; numbered anew."""
+        parts = {group.members: group.why for group in self.groups}
+        for doubt in self.doubts:
+            parts |= {part: (doubt.reason,) * len(part) for part in doubt.parts}
+        listed = sorted(parts.items())
+        return [Group(number, members, why) for number, (members, why) in enumerate(listed)]
+
     def doubt_about(self, bdf: Bdf) -> Doubt | None:
         """Return the doubt that *bdf* is part of, None if its group is decided."""
         return next((doubt for doubt in self.doubts if bdf in doubt.members), None)
