@@ -159,7 +159,10 @@ class Qemu:
         self._start(scalable, options)
         self._socket.settimeout(_SECONDS)
         self._replies = self._socket.makefile("rb")
-        self._setup()
+        try:
+            self._setup()
+        except (OSError, RuntimeError):  # it connects before it looks at all its arguments
+            raise self._failed() from None
 
     def _start(self, scalable: bool, options: str) -> None:
         device = "intel-iommu,intremap=off,aw-bits=48"
@@ -212,10 +215,16 @@ class Qemu:
             except TimeoutError:
                 if self._process.poll() is not None:
                     break
+        raise self._failed()
+
+    def _failed(self) -> NotStarted:
+        """Clean up, and return what QEMU says of its end."""
+        self._process.kill()
+        self._process.wait()
         self._errors.seek(0)
         text = self._errors.read().decode(errors="replace").strip()
         self.close()
-        raise NotStarted(f"QEMU did not start: {text[-300:] or 'it says nothing'}")
+        return NotStarted(f"QEMU did not start: {text[-300:] or 'it says nothing'}")
 
     def __enter__(self) -> Self:
         return self

@@ -116,8 +116,8 @@ def events(host: Host, done: Done) -> Iterator[str]:
         for text in _told(host, table, some):
             said = True
             yield text
-    if done.stutter and not said:
-        yield f"(no bit changes: {done.stutter})"
+    if not said:
+        yield f"(no bit changes: {done.stutter or 'there is nothing to change'})"
 
 
 def _table(host: Host, event: Event) -> str:

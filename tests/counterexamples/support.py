@@ -9,7 +9,7 @@ from itertools import permutations
 from dmaproof.counterexamples.bits.alpha import Alpha
 from dmaproof.counterexamples.bits.gamma import Gamma
 from dmaproof.counterexamples.bits.places import Places
-from dmaproof.counterexamples.bits.unit import Tables
+from dmaproof.counterexamples.bits.unit import Tables, registers
 from dmaproof.counterexamples.confirm import confirm
 from dmaproof.counterexamples.trace import Trace
 from dmaproof.engine.assumptions import Assumptions
@@ -76,7 +76,7 @@ class Run:
 
     def __init__(
         self, what: Design, where: Machine, tables: Tables, counts=COUNTS, functions=None,
-        hot_add: bool = False, absent: frozenset = frozenset(),
+        hot_add: bool = False, absent: frozenset = frozenset(), registers=registers,
     ) -> None:
         self.model: Model = build(what, hot_add)
         values = {"static_fabric": "off"} if hot_add else {}
@@ -84,7 +84,7 @@ class Run:
         chosen = functions or [d.bdf for d in where.functions]
         self.instance = case.world(chosen, absent).instance(*counts)
         places = Places(self.model, self.instance, where)
-        self.gamma = Gamma(self.model, places, tables)
+        self.gamma = Gamma(self.model, places, tables, registers)
         self.alpha = Alpha(self.gamma)
         self.state = initial_state(self.model.system, self.instance)
         assert not self.differences
