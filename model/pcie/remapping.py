@@ -57,13 +57,14 @@ class Remapping:
         """Scopes that point at no function of the machine, in words."""
         table = self.table
         lists = (table.units, table.reserved, table.ats_ports, table.ats_devices, table.properties)
-        return tuple(
+        lost = (
             f"{entry.segment:04x}:{scope.place}"
             for entries in lists
             for entry in entries
             for scope in entry.scopes
             if scope.kind.is_pci and self.at(entry.segment, scope) is None
         )
+        return tuple(dict.fromkeys(lost))
 
     @cached_property
     def _named(self) -> dict[Bdf, list[int]]:
