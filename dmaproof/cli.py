@@ -29,6 +29,8 @@ BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 2, 70, 130, 141
 COMMANDS: dict[str, str] = {
     "check": "Prove or refute isolation for designs on machines.",
     "study": "Decide every row of the study: claims, regressions, known bugs.",
+    "diff": "What a change of a design strengthens, weakens, refuses and allows.",
+    "gate": "Let a change of a design pass, or say what it weakens.",
     "groups": "IOMMU groups of machines, and why.",
     "reach": "Why one function acts as another, and what would cut it.",
     "fabric": "Theorems about groups and leaks over all topologies up to a size.",
