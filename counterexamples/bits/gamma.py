@@ -140,10 +140,15 @@ class Gamma:
     def _boot(self) -> None:
         """Write the entries of every id: under its owner first, then of aliases nobody owns."""
         places, known = self.places, self.host.context
+        there = {
+            wire: any(self._at_boot(places.owner(r)) for r in sharers)
+            for wire, sharers in places.sharers.items()
+        }
         for part in (slice(0, 1), slice(1, None)):
             for rid in places.rids:
-                wires = tuple(w for w in places.wires[rid][part] if w not in known)
-                self.layout.boot(rid, wires, present=self._at_boot(places.owner(rid)))
+                for wire in places.wires[rid][part]:
+                    if wire not in known:
+                        self.layout.boot(rid, (wire,), present=there[wire])
 
     def _at_boot(self, function: int) -> bool:
         present = self.places.instance.facts.get(v.BOOT)
