@@ -413,10 +413,7 @@ class Hardware:
         """Return every legal outcome of an access by a device with a device TLB (ATS)."""
         legal = set()
         for held in self.caches.device:
-            tag = held.tag
-            if (tag.sid, tag.tagged, tag.page) != (
-                request.sid, request.with_pasid, request.address & ~0xFFF
-            ) or (tag.tagged and tag.pasid != request.pasid):
+            if not inv.serves_device(held.tag, request):
                 continue
             hpa, may_read, may_write = held.value
             if may_write if request.write else may_read:
@@ -497,7 +494,7 @@ def device_tag(q: Request) -> inv.DeviceTag:
 
 
 def iotlb_entry(
-    carrier: CachingCarrier, q: Request, page: int, value: tuple[int, bool, bool], fault: int
+    carrier: Value, q: Request, page: int, value: tuple[int, bool, bool], fault: int
 ) -> tuple[str, Held]:
     """Return what the IOTLB keeps of a request whose lookups *carrier* made."""
     tag = inv.IotlbTag(q.sid, q.with_pasid, carrier.number, carrier.did, carrier.pgtt, page)

@@ -143,6 +143,11 @@ def serves_pasid(tag: PasidTag, sid: Word, pasid: Word) -> Cond:
 
 def serves_iotlb(tag: IotlbTag, q: Request) -> Cond:
     """Return whether a request may use the IOTLB entry, privilege apart (VT-d 6.2.4)."""
+    return serves_device(DeviceTag(tag.sid, tag.tagged, tag.pasid, tag.page), q)
+
+
+def serves_device(tag: DeviceTag, q: Request) -> Cond:
+    """Return whether a device may use the entry of its TLB for an access (VT-d 4.2)."""
     page = tag.page == q.address & ~0xFFF
     same = (tag.sid == q.sid) & (tag.tagged == q.with_pasid) & page
     return same & ((tag.tagged ^ True) | (tag.pasid == q.pasid))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from dmaproof.model.algebra import Word
 from dmaproof.model.rules import rule
 from dmaproof.model.vtd import entries
 from dmaproof.model.vtd.caches import Hardware
@@ -22,8 +23,8 @@ _ALL_PAGES = (1 << 63) - 1 & ~0xFFF  # device TLB, S=1: every address
 class Write:
     """Store one or two quadwords at once (8 or 16 bytes are atomic, more are not)."""
 
-    address: int
-    words: tuple[int, ...]
+    address: Word
+    words: tuple[Word, ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def clear_domain(context: int, sid: int, did: int, *, ats: bool = False) -> list
     "linux.vtd.pasid-setup", "drivers/iommu/intel/pasid.c intel_pasid_setup_*; VT-d 6.5.3.3",
     "All fields but P, barrier, P last.",
 )
-def set_pasid(entry: int, words: tuple[int, ...]) -> list[Step]:
+def set_pasid(entry: Word, words: tuple[Word, ...]) -> list[Step]:
     """Scalable mode: write *words* (`entries.pasid`) to a table entry that is not present."""
     steps: list[Step] = [
         Write(entry + 8 * n, (words[n],)) for n in range(7, 0, -1)
@@ -109,7 +110,7 @@ def set_pasid(entry: int, words: tuple[int, ...]) -> list[Step]:
     "and device TLB, then zero the entry.",
 )
 def clear_pasid(
-    entry: int, words: tuple[int, ...], sid: int, pasid: int, *, ats: bool = False
+    entry: Word, words: tuple[int, ...], sid: int, pasid: int, *, ats: bool = False
 ) -> list[Step]:
     """Scalable mode: tear down a present PASID-table entry that holds *words*."""
     did, pgtt = words[1] & 0xFFFF, words[0] >> 6 & 7
