@@ -32,6 +32,7 @@ class Cause(StrEnum):
     QUIRK = "quirk"
     OVERRIDE = "override-patch"
     ORDER = "probe-order"
+    COVERAGE = "not-covered"
     REMOVAL = "hot-removal"
     UNKNOWN = "unexplained"
 
@@ -232,7 +233,7 @@ class _Work:
 
     @cached_property
     def _variants(self) -> list[_Variant]:
-        return [*self._without_quirks(), *self._overridden(), *self._late()]
+        return [*self._uncovered(), *self._without_quirks(), *self._overridden(), *self._late()]
 
     def _without_quirks(self) -> Iterator[_Variant]:
         reasons: dict[str, list[Bdf]] = {}
@@ -275,6 +276,18 @@ class _Work:
 
     def _leaks(self, device: Device) -> bool:
         return device.acs is None and not pci_acs_enabled(self.machine, device, REQ_ACS_FLAGS)
+
+    def _uncovered(self) -> Iterator[_Variant]:
+        """The rule again, for the functions that have a group alone."""
+        order = tuple(bdf for bdf in self.machine.enumeration if bdf in self.recorded)
+        if self.decision.doubts or not order or len(order) == len(self.machine.devices):
+            return
+        yield _Variant(
+            Cause.COVERAGE,
+            "no IOMMU covers some of the functions between these (they have no group), and the "
+            "kernel's rule passes over them",
+            Decision(tuple(LinuxGrouping(self.machine, order).run()), ()),
+        )
 
     def _late(self) -> Iterator[_Variant]:
         """The rule again, functions in the order of their group numbers."""

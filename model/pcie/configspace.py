@@ -147,7 +147,7 @@ def _own_memory(space: ConfigSpace) -> bool:
 
 
 def _unknown(space: ConfigSpace, kind: PortKind) -> frozenset[Fact]:
-    if space.unread:
+    if space.unread or space.byte(0x0E) == 0xFF:  # ones: the function is asleep or gone
         return frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
     if kind.is_pcie and not space.extended_read:
         return frozenset({Fact.ACS, Fact.CAPABILITIES})

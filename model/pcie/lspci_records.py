@@ -23,6 +23,10 @@ _ADDRESS = r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])
 _STEP = r"(?:(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:)?[01][0-9a-fA-F]\.[0-7]"
 _HEADLINE = re.compile(rf"[ \t]*((?:{_STEP}/){{0,32}})(?:{_ADDRESS})(?=\s|$)")
 _ANYWHERE = re.compile(f"^{_HEADLINE.pattern}", re.MULTILINE)
+_NO_ADDRESS = re.compile(
+    r"[0-9a-fA-F]{4,8}:(?:[0-9a-fA-F]{3,8}:[0-9a-fA-F]{2}\.[0-9a-fA-F]|[0-9a-fA-F]{2}:"
+    r"(?:[2-9a-fA-F][0-9a-fA-F]\.[0-9a-fA-F]|[01][0-9a-fA-F]\.[89a-fA-F]))\s+\S"
+)
 _SHORT_PATH = re.compile(rf"[ \t]*{_ADDRESS}(?:/[01][0-9a-fA-F]\.[0-7])+\s")
 _HEX_LINE = re.compile(r"([0-9a-fA-F]{2,3}):((?: [0-9a-fA-F]{2}){16})\s*")
 _HEX_START = re.compile(r"[0-9a-fA-F]{2,3}: (?:[0-9a-fA-F]{1,2}(?:\s|$))")
@@ -235,6 +239,13 @@ class _Cutter:
             self.drawn.append(line)
         elif self.current is None:
             return
+        elif _NO_ADDRESS.match(line):
+            raise InputError(
+                f"{line.split()[0][:30]} is no PCI address",
+                f"{self.where}:{number}",
+                "bus above ff or device above 1f: the dump was edited",
+                TAKE_AGAIN,
+            )
         elif _SHORT_PATH.match(line):
             raise InputError(
                 "a path without bus numbers",

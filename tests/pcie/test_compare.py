@@ -16,7 +16,7 @@ from dmaproof.model.pcie.compare import Cause, Comparison, compare
 from dmaproof.model.pcie.groups import LinuxGrouping, group_of, groups
 from dmaproof.model.pcie.lspci import write_lspci
 from dmaproof.model.pcie.machine_json import to_json
-from dmaproof.model.pcie.machines import machine
+from dmaproof.model.pcie.machines import load, machine
 from dmaproof.model.pcie.recorded import recorded_groups
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind
 from pcie.strategies import machines
@@ -174,6 +174,15 @@ def test_the_kernels_groups_leak() -> None:
     assert not compare(disputed, numbers(disputed)).leaks
 
 
+def test_a_bridge_that_no_iommu_covers() -> None:
+    """Its functions find no group at the bridge, and each starts one."""
+    found = machine("BR")
+    order = tuple(bdf for bdf in found.enumeration if found.device(bdf).label in {"A", "B"})
+    apart = group_of(LinuxGrouping(found, order).run())
+    assert len(set(apart.values())) == 2
+    assert only(compare(found, apart)) is Cause.COVERAGE
+
+
 def test_functions_that_no_iommu_covers() -> None:
     found = machine("SS")
     recorded = {bdf: n for bdf, n in numbers(found).items() if found.device(bdf).label != "B"}
@@ -193,6 +202,16 @@ def test_any_recording_can_be_compared(drawn: Machine, data) -> None:
     found = compare(drawn, recorded)
     blocks = [*found.same, *(block for d in found.differences for block in d.kernel)]
     assert sorted(bdf for block in blocks for bdf in block) == sorted(recorded)
+
+
+RECORDED = sorted((Path(__file__).parent / "data").glob("*/*.groups.json"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name)
+def test_recorded_kernels_agree(path: Path) -> None:
+    dump = load(str(path).replace(".groups.json", ".lspci-xxxx.txt"))
+    found = compare(dump, recorded_groups(str(path)))
+    assert not found.differences and not found.uncovered and found.same
 
 
 # -- where the kernel's groups come from -----------------------------------------------------------

@@ -462,6 +462,35 @@ def test_numeric_form() -> None:
     assert plain(read_lspci(text)) == plain(machine("SW(off,on)"))
 
 
+def test_buses_above_ff() -> None:
+    many = "".join(f"0000:{bus:04x}:00.0 Ethernet controller: Maker\n" for bus in range(1 << 16))
+    for text in (many, SWITCH + "\n" + many):
+        with pytest.raises(InputError, match="no PCI"):
+            read_lspci(text)
+    segments = "".join(
+        f"{domain:04x}:{bus:02x}:00.0 Host bridge: Maker\n"
+        for domain in range(16)
+        for bus in range(256)
+    )
+    found = read_lspci(segments)
+    assert len(found.devices) == 1 << 12 and len(decide(found).groups) == 1 << 12
+
+
+def test_bus_numbers_that_go_round() -> None:
+    for wrong in ("secondary=01, subordinate=01", "secondary=02, subordinate=01"):
+        text = SWITCH.replace("secondary=02, subordinate=04", wrong)
+        with pytest.raises(InputError, match=r"not above|claimed by|below secondary"):
+            read_lspci(text)
+
+
+def test_a_function_that_answers_ones() -> None:
+    hexes = "\n".join(f"{at:02x}: {' '.join(['ff'] * 16)}" for at in range(0, 256, 16))
+    found = read_lspci(f"00:01.0 PCI bridge: Maker Thing (rev ff)\n{hexes}\n")
+    assert {Fact.KIND, Fact.ACS} <= found.devices[0].unknown
+    words = "00:01.0 PCI bridge: Maker Thing (rev ff)\n\t!!! Unknown header type 7f\n\n"
+    assert {Fact.KIND, Fact.ACS} <= read_lspci(words).devices[0].unknown
+
+
 # -- damage ----------------------------------------------------------------------------------------
 
 edits = st.lists(
