@@ -307,7 +307,9 @@ def _details(screen: Screen, verdict: ShapeVerdict, *, reproducible: bool) -> No
     claim = verdict.theorem
     if claim.note:
         screen.item("  ", ("note   ", "dim"), text=claim.note)
-    rests = (f"{name}={'on' if value else 'off'}" for name, value in sorted(claim.assumptions.items()))
+    rests = (
+        f"{name}={'on' if value else 'off'}" for name, value in sorted(claim.assumptions.items())
+    )
     screen.item("  ", ("assume ", "dim"), text=", ".join(rests))
     for name in claim.where:
         screen.item("  ", ("where  ", "dim"), text=f"{CONDITIONS[name].says} ({name})")

@@ -287,7 +287,7 @@ def decide_all(
     *,
     reach: int = 0,
     workers: int = 1,
-    seconds: float = 60.0,
+    seconds: float = 300.0,
     store: Path | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> list[ShapeVerdict]:
@@ -321,7 +321,7 @@ def decide(
     store: Path | None = None,
     *,
     reach: int = 0,
-    seconds: float = 60.0,
+    seconds: float = 300.0,
 ) -> ShapeVerdict:
     """Decide one theorem: `decide_all` with *claim* alone."""
     (verdict,) = decide_all(

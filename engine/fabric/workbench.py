@@ -116,10 +116,17 @@ class Workbench:
                 pair: z3.Bool(f"{grouping}-before_{pair[0]}_{pair[1]}", self._context)
                 for pair in permutations(self.shape.nodes, 2)
             }
-            probing = Probing(self.reading, before)
+            probing = Probing(self.reading, before, self._define)
             self._add(probing.order_axioms(grouping))
             self._probings[grouping] = probing
         return self._probings[grouping]
+
+    def _define(self, name: str, condition: Cond) -> Cond:
+        if isinstance(condition, bool):
+            return condition
+        term = z3.Bool(name, self._context)
+        self._solver.add(term == condition)
+        return term
 
     def _cut(self, name: str, joins: tuple[Join, ...]) -> Mapping[int, z3.BoolRef]:
         """Return a colour of each node; what a join connects has one colour."""

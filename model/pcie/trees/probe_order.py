@@ -6,15 +6,23 @@ came before whom. The order is a condition per pair of nodes, known or a symbol,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, permutations
 
 from dmaproof.model.pcie.conditions import Cond, both, either, no
 from dmaproof.model.pcie.trees.rules import Join, Reading
 
 Before = Mapping[tuple[int, int], Cond]
 """For each ordered pair of nodes: the first is probed before the second."""
+
+
+Classes = Mapping[tuple[int, int], Cond]
+"""For each ordered pair of nodes of a bus: one group holds both, whoever is probed first."""
+
+
+def _as_it_is(name: str, condition: Cond) -> Cond:
+    return condition
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,14 @@ class Probing:
     Attributes:
         reading: the rules on the tree.
         before: the order.
+        define: gives a condition a name of its own, which helps a solver.
 
     """
 
     reading: Reading
     before: Before
+    define: Callable[[str, Cond], Cond] = _as_it_is
+    _classes: dict[int, Classes] = field(default_factory=dict)
 
     def joins(self, grouping: str) -> tuple[Join, ...]:
         """Return the joins of ``linux`` or ``v3`` in this order.
@@ -56,6 +67,15 @@ class Probing:
                 if above:
                     yield before[above, node]
             yield from self._virtual_after_physical()
+            yield from self._transitive()
+
+    def _transitive(self) -> Iterator[Cond]:
+        """Say what the definition of `Classes` implies: a solver would find out slowly."""
+        for bus in (0, *self.reading.shape.nodes):
+            related = self._related(bus)
+            for first, second, third in permutations(self.reading.shape.children(bus), 3):
+                chain = both(related[first, second], related[second, third])
+                yield either(no(chain), related[first, third])
 
     def _virtual_after_physical(self) -> Iterator[Cond]:
         tree = self.reading.tree
@@ -114,7 +134,7 @@ class Probing:
             if shape.parent(first) == second:
                 yield first, second, condition
         for bus in (0, *shape.nodes):
-            related = self._related(shape.children(bus))
+            related = self._related(bus)
             for node in shape.children(bus):
                 taken: Cond = False
                 for mate in shape.siblings(node):
@@ -122,16 +142,22 @@ class Probing:
                     yield node, mate, both(hit, no(taken))
                     taken = either(taken, hit)
 
-    def _related(self, nodes: tuple[int, ...]) -> dict[tuple[int, int], Cond]:
-        """Transitive closure of what puts two nodes of one bus together."""
+    def _related(self, bus: int) -> Classes:
+        """Return the transitive closure of what puts two nodes of one bus together."""
+        if bus in self._classes:
+            return self._classes[bus]
+        nodes = self.reading.shape.children(bus)
         linked: dict[tuple[int, int], Cond] = {}
         for first, second, condition in self.reading.v3:
             if first in nodes and second in nodes:
                 linked[first, second] = linked[second, first] = condition
         for middle in nodes:
-            for first in nodes:
-                for second in nodes:
-                    if len({first, middle, second}) == 3:
-                        way = both(linked[first, middle], linked[middle, second])
-                        linked[first, second] = either(linked[first, second], way)
+            for first, second in permutations(nodes, 2):
+                if middle not in {first, second}:
+                    way = both(linked[first, middle], linked[middle, second])
+                    linked[first, second] = either(linked[first, second], way)
+        for first, second in combinations(nodes, 2):
+            named = self.define(f"related_{first}_{second}", linked[first, second])
+            linked[first, second] = linked[second, first] = named
+        self._classes[bus] = linked
         return linked

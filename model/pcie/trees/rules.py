@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import combinations
+from functools import cache, cached_property
+from itertools import combinations, product
 from typing import Any
 
 from dmaproof.model.pcie.acs import REQ_ACS_FLAGS
@@ -47,22 +47,49 @@ Fact = Mapping[Any, Cond]
 """A fact of a node: the condition under which it has each value; exactly one of them holds."""
 
 
+Diagram = bool | tuple[int, tuple[tuple[tuple[Any, ...], Any], ...]]
+"""A decision: an answer, or a fact (by number) and what follows for each set of its values."""
+
+
 def look_up(table: Table, facts: Sequence[Fact], wanted: Callable[[Any], bool] = bool) -> Cond:
     """Return the condition under which *table* gives a wanted answer for *facts*.
 
     Rows that the table lacks are states that cannot be: they count as not wanted.
     """
+    domains = tuple(tuple(fact) for fact in facts)
+    hits = tuple(key in table and wanted(table[key]) for key in product(*domains))
+    known: dict[Diagram, Cond] = {}
 
-    def decide(key: tuple[Any, ...], rest: Sequence[Fact]) -> Cond:
-        if not rest:
-            return key in table and wanted(table[key])
-        answers = {value: decide((*key, value), rest[1:]) for value in rest[0]}
-        if all(answer is True for answer in answers.values()):
-            return True
-        cases = (both(rest[0][value], answer) for value, answer in answers.items())
-        return either(*cases)
+    def read(diagram: Diagram) -> Cond:
+        if isinstance(diagram, bool):
+            return diagram
+        if diagram not in known:
+            number, branches = diagram
+            known[diagram] = either(
+                *(
+                    both(either(*(facts[number][value] for value in values)), read(rest))
+                    for values, rest in branches
+                    if rest is not False
+                )
+            )
+        return known[diagram]
 
-    return decide((), facts)
+    return read(_diagram(domains, hits, 0))
+
+
+@cache
+def _diagram(domains: tuple[tuple[Any, ...], ...], hits: tuple[bool, ...], number: int) -> Diagram:
+    """Return the shortest decision for *hits*, the answers for all of the rows in order."""
+    if len(set(hits)) == 1:
+        return hits[0]
+    values, rows = domains[number], len(hits) // len(domains[number])
+    following: dict[Diagram, list[Any]] = {}
+    for index, value in enumerate(values):
+        rest = _diagram(domains, hits[index * rows : (index + 1) * rows], number + 1)
+        following.setdefault(rest, []).append(value)
+    if len(following) == 1:
+        return next(iter(following))
+    return number, tuple((tuple(alike), rest) for rest, alike in following.items())
 
 
 def flag(condition: Cond) -> Fact:
