@@ -18,7 +18,7 @@ from dmaproof.engine.known import Known, answer_of, data_of, meaning
 from dmaproof.engine.scenarios import Open, Proved, Run, goal_of
 from dmaproof.model.logic.sets import Step
 from dmaproof.model.logic.terms import FALSE
-from dmaproof.model.scenario import Scenario, load
+from dmaproof.model.scenario import Scenario, StudyDesign, load
 
 BUG, FIXED = "r27-replace-in-place", "r27-replace-handshake"
 CLAIM = "no-mixed-walk"
@@ -145,7 +145,8 @@ def test_drafts_of_dead_runs_are_removed_once_old(tmp_path: Path) -> None:
 def test_names_of_designs_do_not_matter_but_every_step_does() -> None:
     one, other = scenario_of(BUG), scenario_of(FIXED)
     goal = goal_of(one.claims[CLAIM])
-    same = load(BUG).model_copy(update={"name": "mine"}).scenario
+    data = load(BUG).model_dump(by_alias=True)
+    same = StudyDesign.model_validate(data | {"name": "mine"}).scenario
     assert meaning(one, goal) == meaning(same, goal)
     assert meaning(one, goal) != meaning(other, goal)
     assert meaning(one, goal) != meaning(one, goal_of(one.claims["can-walk"]))
