@@ -26,6 +26,8 @@ def judged(
     grouping: str | None = None,
     out: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    bits: bool = False,
 ) -> list[Verdict]:
     """All verdicts, by design, machine and property in the order given.
 
@@ -37,9 +39,10 @@ def judged(
         grouping: the grouping algorithm (None: the design's own).
         out: folder for traces and certificates.
         progress: is told the name of each design that is done.
+        bits: a run counts only if it replays on tables, registers and requests as well.
     """
     jobs = [
-        (d, tuple(machines), tuple(p.id for p in properties), assumptions, grouping, out)
+        (d, tuple(machines), tuple(p.id for p in properties), assumptions, grouping, out, bits)
         for d in designs
     ]
     workers = min(len(jobs), os.cpu_count() or 1)
@@ -53,7 +56,7 @@ def judged(
 
 
 _Job = tuple[
-    Design, tuple[Machine | None, ...], tuple[str, ...], Assumptions, str | None, Path | None
+    Design, tuple[Machine | None, ...], tuple[str, ...], Assumptions, str | None, Path | None, bool
 ]
 
 
@@ -121,6 +124,7 @@ def _job(
     assumptions: Assumptions,
     grouping: str | None,
     out: Path | None,
+    bits: bool,
 ) -> list[Verdict]:
-    judge = Judge(design, assumptions, grouping or design.fabric.grouping, out)
+    judge = Judge(design, assumptions, grouping or design.fabric.grouping, out, bits)
     return list(judge.judge(machines, [find(p) for p in properties]))

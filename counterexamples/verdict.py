@@ -97,12 +97,14 @@ class Judge:
 
     Attributes:
         out: folder for traces and certificates (None: nothing is written).
+        bits: a run counts only if it replays on tables, registers and requests as well.
     """
 
     design: Design
     assumptions: Assumptions
     grouping: str
     out: Path | None = None
+    bits: bool = False
     _written: dict[str, str] = field(default_factory=dict)
     _machine: Machine | None = None
     _cases: dict[Assumptions, Case] = field(default_factory=dict)
@@ -213,8 +215,9 @@ class Judge:
 
     def _settled(self, prop: Property, case: Case, candidate: Candidate) -> Verdict:
         trace = confirm(candidate, prop, self.model, case)
-        if isinstance(trace, Refused):
-            return self._undecided(prop, case.machine.name, trace.reason, len(candidate.steps))
+        reason = trace.reason if isinstance(trace, Refused) else self._on_bits(trace)
+        if isinstance(trace, Refused) or reason:
+            return self._undecided(prop, case.machine.name, reason, len(candidate.steps))
         witnessed = prop.kind is PropertyKind.CAN
         return Verdict(
             self.design.name, case.machine.name, prop.id, prop.kind.value,
@@ -222,6 +225,17 @@ class Judge:
             dict(trace.assumptions), False, trace.violation.says,
             trace=self._trace(trace), evidence=trace,
         )
+
+    def _on_bits(self, trace: Trace) -> str:
+        """Why a trace does not replay on the bits; "" if it does, or nobody asked."""
+        if not self.bits:
+            return ""
+        from dmaproof.counterexamples.bits.replay import FAILED, replay_on_bits
+
+        try:
+            return replay_on_bits(trace).reason
+        except InputError as error:  # there is no room for it
+            return f"{FAILED}: {error.what}"
 
     def _undecided(
         self, prop: Property, machine: str, reason: str, depth: int | None, *, vacuous: bool = False

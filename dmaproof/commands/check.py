@@ -41,6 +41,8 @@ _MARKS = {"proved": ("proved", "green"), "refuted": ("refuted", "red"),
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for traces and certificates  [with --json: dmaproof-out]")
 @json_option
+@click.option("--bits", is_flag=True,
+              help="Count a run only if it replays on tables, registers and requests of VT-d, too.")
 @click.option("--reproducible", is_flag=True, help="Leave out times, so that runs compare equal.")
 def check(
     designs: tuple[str, ...],
@@ -51,6 +53,7 @@ def check(
     kernel_parameters: tuple[str, ...],
     out: Path | None,
     as_json: bool,
+    bits: bool,
     reproducible: bool,
 ) -> int:
     """Prove or refute isolation for designs on machines.
@@ -79,7 +82,7 @@ def check(
     screen = Screen()
     verdicts = _with_progress(
         screen, len(chosen), quiet=as_json,
-        run=lambda tick: judged(chosen, found, wanted, assumptions, grouping, out, tick),
+        run=lambda tick: judged(chosen, found, wanted, assumptions, grouping, out, tick, bits=bits),
     )
     if as_json:
         data = [v.data(reproducible=reproducible) for v in verdicts]

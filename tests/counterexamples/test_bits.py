@@ -14,7 +14,7 @@ from dmaproof.counterexamples.bits.landing import known
 from dmaproof.counterexamples.bits.places import Places
 from dmaproof.counterexamples.bits.replay import replay_on_bits
 from dmaproof.counterexamples.bits.unit import Tables
-from dmaproof.counterexamples.expected import changed
+from dmaproof.counterexamples.expected import Asker, changed
 from dmaproof.counterexamples.matrix import judged
 from dmaproof.counterexamples.trace import Trace, parse
 from dmaproof.engine.assumptions import Assumptions
@@ -27,7 +27,7 @@ from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine, PortKind
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.model.vtd import extended, second_stage
 from dmaproof.properties.base import PropertyKind
-from dmaproof.properties.registry import PROPERTIES
+from dmaproof.properties.registry import PROPERTIES, find
 
 from .support import design, found, trace
 
@@ -206,6 +206,23 @@ def test_a_context_cache_holds_no_leaf_of_type1() -> None:
         done = replay_on_bits(found(what, machine("S"), "unbind-final"), tables=tables)
         assert done.result == "undecided"
         assert "no request that A (0000:01:00.0) causes lands in s1" in done.reason
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_a_verdict_may_ask_for_the_bits(bits: bool) -> None:
+    """`check --bits`: the same run is a refutation of the rules, and undecided on the bits."""
+    judge = Asker().judge(
+        changed(load("type1"), "no-pasid-cache-flush"), Assumptions.of(), "linux", search=True
+    )
+    judge.bits = bits
+    wanted = [find("unbind-final"), find("can-bind")]
+    final, able = judge.judge([machine("S")], wanted)
+    assert able.result == "proved"
+    if bits:
+        assert final.result == "undecided"
+        assert final.reason.startswith("replay-failed: ")
+    else:
+        assert final.result == "refuted"
 
 
 # -- every action, every property -----------------------------------------------------------

@@ -138,6 +138,15 @@ def test_bad_options(written) -> None:
     assert complaint(run("trace", "replay", "--bits", "--machine", "nowhere", file))
 
 
+def test_check_with_bits(tmp_path: Path) -> None:
+    result = run("check", "--bits", "--design", "sva-2018-core", "--machine", "SW(off,on)",
+                 "--property", "device-isolation", "--json", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    (verdict,) = json.loads(result.stdout)["verdicts"]
+    assert verdict["result"] == "refuted"
+    assert run("trace", "replay", "--bits", verdict["trace"]).exit_code == 0
+
+
 def test_every_command_has_a_rule_and_words() -> None:
     assert set(show._RULE_OF) == set(Op)
     for name in show._RULE_OF.values():
