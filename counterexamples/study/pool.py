@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final
 
-import dmaproof
+import dmaproof.model as lowest_room
 
 GRACE_SECONDS: Final = 15.0
 """How much longer than its own budget a job may take before its worker is killed."""
@@ -83,7 +83,8 @@ class _Worker:
 def _environment() -> dict[str, str]:
     """The parent's environment, in which workers find the very same package."""
     found = dict(os.environ)
-    home = str(Path(dmaproof.__file__).resolve().parents[1])
+    # Not resolved: in a clone the rooms are links, and the package is where the links are.
+    home = str(Path(lowest_room.__file__).absolute().parents[2])
     found["PYTHONPATH"] = os.pathsep.join(p for p in (home, found.get("PYTHONPATH", "")) if p)
     return found
 
