@@ -91,17 +91,16 @@ def run_examples(kernel, number: int, start: int) -> dict[str, int]:
     return counts
 
 
-def test_fixed_topologies(kernel, capsys) -> None:
+def test_fixed_topologies(kernel, record_property) -> None:
     counts = run_examples(kernel, FIXED, 4)
-    with capsys.disabled():
-        print(f"\n  Linux {kernel.release}, fixed seed: {counts}", end="")
+    record_property("oracle", f"Linux {kernel.release}, fixed seed: {counts}")
     assert counts["boots"] >= FIXED
 
 
-def test_fresh_topologies(kernel, capsys) -> None:
+def test_fresh_topologies(kernel, record_property) -> None:
+    record_property("oracle", f"DMAPROOF_ORACLE_SEED={SEED}")
     counts = run_examples(kernel, FRESH, SEED)
-    with capsys.disabled():
-        print(f"\n  Linux {kernel.release}, DMAPROOF_ORACLE_SEED={SEED}: {counts}", end="")
+    record_property("oracle", f"Linux {kernel.release}: {counts}")
     assert counts["boots"] >= FRESH
 
 

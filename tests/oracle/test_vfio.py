@@ -74,7 +74,8 @@ def report(kernel, groups, calls) -> None:
     pytest.fail("\n".join([f"groups {groups}", *rows]))
 
 
-def test_random_calls(kernel, capsys) -> None:
+def test_random_calls(kernel, record_property) -> None:
+    record_property("oracle", f"DMAPROOF_ORACLE_SEED={SEED}")
     counts: Counter = Counter()
 
     @seed(SEED)
@@ -92,8 +93,7 @@ def test_random_calls(kernel, capsys) -> None:
 
     check()
     met = {key: counts.pop(key) for key in list(counts) if isinstance(key, tuple)}
-    with capsys.disabled():
-        print(f"\n  DMAPROOF_ORACLE_SEED={SEED}: {dict(counts)}, {len(met)} guards met", end="")
+    record_property("oracle", f"{dict(counts)}, {len(met)} guards met")
     assert counts["steps"] >= STEPS
     assert counts["landed"]
     # Rare ones and those of other machines have rows of their own in tests/vfio.
