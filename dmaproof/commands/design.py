@@ -1,14 +1,19 @@
-"""``dmaproof design``: list, show and validate designs."""
+"""``dmaproof design``: list, show and validate designs, of binds and of the study."""
 
 from __future__ import annotations
 
 import json
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dmaproof.commands.options import json_option
+
+if TYPE_CHECKING:
+    from dmaproof.model.design import Design
+    from dmaproof.model.scenario import StudyDesign
 
 
 @click.group()
@@ -20,19 +25,16 @@ def design() -> None:
 @json_option
 def list_designs(as_json: bool) -> None:
     """List the built-in designs by year."""
-    from dmaproof.model.design import builtin_names, load
+    from dmaproof.model import design as binds
+    from dmaproof.model import scenario
     from dmaproof.terminal import Screen
 
-    known = [load(name) for name in builtin_names()]
+    known: list[Design | StudyDesign] = [
+        *map(binds.load, binds.builtin_names()), *scenario.builtins().values()
+    ]
+    known.sort(key=lambda d: d.year)  # stable: bind designs come first in their year
     if as_json:
-        rows = [
-            {
-                "name": d.name, "title": d.title, "year": d.year, "source": d.source,
-                "kind": d.interface.kind, "object": str(d.interface.object),
-                "payload": str(d.interface.payload),
-            }
-            for d in known
-        ]
+        rows = [_row(d) for d in known]
         click.echo(json.dumps({"schema": "dmaproof/designs/1", "designs": rows}, indent=1))
         return
     screen = Screen()
@@ -43,18 +45,32 @@ def list_designs(as_json: bool) -> None:
             screen.item("  ", (f"{d.name:{wide}}", "cyan"), "  ", text=d.title)
 
 
+def _row(found: Design | StudyDesign) -> dict[str, Any]:
+    from dmaproof.model.design import Design
+
+    row = {"name": found.name, "title": found.title, "year": found.year, "source": found.source}
+    if isinstance(found, Design):
+        face = found.interface
+        return row | {"kind": face.kind, "object": str(face.object), "payload": str(face.payload)}
+    return row | {"kind": "study", "family": found.family}
+
+
 @design.command()
 @click.argument("name", metavar="NAME|FILE")
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Print a design: a built-in one to copy and edit, or a file once it has been validated."""
-    from dmaproof.model.design import builtin_names, builtin_text, load
+    from dmaproof.commands.pairs import load_any
+    from dmaproof.model import design as binds
+    from dmaproof.model import scenario
 
-    found = load(name)
+    found = load_any(name)
     if as_json:
         click.echo(found.model_dump_json(by_alias=True, indent=1))
-    elif name in builtin_names():
-        click.echo(builtin_text(name), nl=False)
+    elif name in scenario.builtins():
+        click.echo(scenario.builtin_text(name), nl=False)
+    elif name in binds.builtin_names():
+        click.echo(binds.builtin_text(name), nl=False)
     else:
         text = Path(name).read_text("utf-8")
         click.echo(text, nl=not text.endswith("\n"))

@@ -66,14 +66,24 @@ def load_any(name: str) -> Design | StudyDesign:
     Raises:
         InputError: no such design, an unreadable file or a bad design.
     """
+    from difflib import get_close_matches
+
     from dmaproof.model import design as binds
     from dmaproof.model import scenario
+    from dmaproof.model.errors import InputError
 
     if name in scenario.builtins():
         return scenario.load(name)
-    if name not in binds.builtin_names() and _is_of_the_study(Path(name)):
-        return scenario.load(name)
-    return binds.load(name)
+    if name in binds.builtin_names():
+        return binds.load(name)
+    path = Path(name)
+    if not path.exists():
+        near = get_close_matches(name, [*binds.builtin_names(), *scenario.builtins()], 3, 0.5)
+        raise InputError(
+            f"no built-in design and no file is called {name!r}", "", "a typing error",
+            f"near it: {', '.join(near) or 'nothing'}; `dmaproof design list` names all",
+        )
+    return scenario.load(name) if _is_of_the_study(path) else binds.load(name)
 
 
 def _is_of_the_study(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmaproof.engine.assumptions import Assumptions
+from dmaproof.model import scenario
 from dmaproof.model.design import builtin_names, builtin_text
 from dmaproof.model.pcie.channels import Cut, Fabric
 from dmaproof.model.pcie.cuts import switched
@@ -178,11 +179,31 @@ def test_a_printed_design_reads_back(name: str, tmp_path: Path) -> None:
 
 def test_designs_are_listed_by_year() -> None:
     rows = json.loads(run("design", "list", "--json").stdout)["designs"]
-    assert [row["name"] for row in rows] == builtin_names()
-    text = run("design", "list").stdout.split()
-    years = [int(word) for word in text if word.isdigit() and len(word) == 4]
-    assert years == sorted(set(years))
-    assert set(builtin_names()) <= set(text)
+    names = {*builtin_names(), *scenario.builtins()}
+    assert {row["name"] for row in rows} == names
+    assert len(rows) == len(names)
+    assert [row["year"] for row in rows] == sorted(row["year"] for row in rows)
+    assert {row["name"] for row in rows if row["kind"] == "study"} == set(scenario.builtins())
+    lines = run("design", "list").stdout.splitlines()
+    years = [int(line) for line in lines if not line.startswith(" ")]
+    assert years == sorted({row["year"] for row in rows})
+    assert {line.split()[0] for line in lines if line.startswith(" ")} == names
+
+
+@pytest.mark.parametrize("name", list(scenario.builtins())[::9])
+def test_a_printed_design_of_the_study_reads_back(name: str, tmp_path: Path) -> None:
+    text = run("design", "show", name).stdout
+    assert text == scenario.builtin_text(name)
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(f'name = "{name}"', 'name = "mine"'))
+    assert run("design", "show", str(path)).stdout == path.read_text()
+    shown = json.loads(run("design", "show", str(path), "--json").stdout)
+    assert (shown["schema"], shown["name"]) == ("dmaproof/design/2", "mine")
+
+
+def test_an_unknown_design_is_told_with_what_is_near() -> None:
+    assert "r27-replace-in-place" in complaint(run("design", "show", "r27-replace-inplace"))
+    assert "bind-2018-device" in complaint(run("design", "show", "bind-2018-devise"))
 
 
 def test_explain_finds_rules_of_every_kind() -> None:
