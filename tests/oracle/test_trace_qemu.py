@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from counterexamples.support import Run, design, found, trace
-from counterexamples.test_bits import RECORDINGS, all_traces
+from bits.support import Run, design, found, trace
+from bits.test_bits import RECORDINGS, all_traces
 
 from dmaproof.counterexamples.bits import on_qemu, qemu
 from dmaproof.counterexamples.bits.landing import Ending, NotReproduced, Seen
