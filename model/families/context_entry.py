@@ -13,6 +13,7 @@ flush that takes its DID from the context entry names nothing.
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -214,7 +215,7 @@ def build(options: ContextOptions) -> Scenario:
         compose("context-entry", _driver(programs), _caches(ats=ats)),
         {c.id: c for c in _claims(ats=ats)}, _worlds(ats=ats),
         frames=((v.R, v.P, _T, _NEW), *_bare_frame(options)),
-        stages=tuple(p.stages for p in programs), invariants=(_one_call(),), size=2,
+        stages=tuple(p.stages for p in programs), size=2,
     )
 
 
@@ -222,12 +223,6 @@ def _bare_frame(options: ContextOptions) -> list[tuple[Term, ...]]:
     """Where a flush names entries without PASID, clauses have to."""
     untagged = Step.DEVICE_TLB_UNTAGGED in {*options.exchange, *options.clear}
     return [(v.R, v.NO_PASID, _T, _NEW)] if untagged else []
-
-
-def _one_call() -> Formula:
-    """Calls on one entry exclude each other: more variables than a frame can afford."""
-    both = and_(BUSY(v.R, _T, _NEW), BUSY(v.R, _T1, _N1))
-    return forall((v.R, _T, _NEW, _T1, _N1), implies(both, and_(Eq(_T, _T1), Eq(_NEW, _N1))))
 
 
 def _claims(*, ats: bool) -> list[Claim]:
@@ -242,6 +237,15 @@ def _claims(*, ats: bool) -> list[Claim]:
         always("unbind-final-rid", "the same of requests without PASID",
                forall((_R1, _T1), implies(_bare(hit), live)),
                "a request of {r1} without PASID still finds the entry of {t1}"),
+        always("one-table", "a context entry leads to one table",
+               forall((v.R, _T, _T1), implies(and_(CONTEXT(v.R, _T), CONTEXT(v.R, _T1)),
+                                              Eq(_T, _T1))),
+               "the context entry of {r} leads to {t} and to {t1}"),
+        always("one-call-at-a-time", "calls on one entry do not overlap",
+               forall((v.R, _T, _NEW, _T1, _N1), implies(
+                   and_(BUSY(v.R, _T, _NEW), BUSY(v.R, _T1, _N1)),
+                   and_(Eq(_T, _T1), Eq(_NEW, _N1)))),
+               "a call from {t} to {new} and one from {t1} to {new1} run on {r} at once"),
         can("can-bind", "a table can be used, from the last cache",
             exists(KEY, and_(GRANT(v.R, _T), last(*KEY)))),
     ]
@@ -252,17 +256,17 @@ def _bare(hit: Formula) -> Formula:
 
 
 def _worlds(*, ats: bool) -> tuple[Instance, ...]:
-    def world(rids: int) -> Instance:
-        facts = {HAS: frozenset({(0, 0), (0, 1), (1, 0), (1, 1)}),
+    def world(rids: int, tables: int, pasids: tuple[str, ...] = ("p1", "none")) -> Instance:
+        facts = {HAS: frozenset(product(range(tables), range(len(pasids)))),
                  w.ATS: frozenset((r,) for r in range(rids))}
         return Instance(
-            {v.RID: tuple(f"rid({x})" for x in "AB"[:rids]), v.PASID: ("p1", "none"),
-             TABLE: ("host", "guest")},
-            {v.NO_PASID.fn: {(): 1}},
+            {v.RID: tuple(f"rid({x})" for x in "AB"[:rids]), v.PASID: pasids,
+             TABLE: ("host", "guest", "another")[:tables]},
+            {v.NO_PASID.fn: {(): len(pasids) - 1}},
             {rel: known for rel, known in facts.items() if ats or rel != w.ATS},
         )
 
-    return world(1), world(2)
+    return world(1, 2), world(1, 2, ("none",)), world(2, 2), world(1, 3, ("none",))
 
 
 FAMILY = Family("context-entry", "giving, exchanging and clearing what a context entry leads to",
