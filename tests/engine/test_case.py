@@ -128,9 +128,9 @@ def every_pair(case: Case) -> dict[World, tuple[Bdf, ...]]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    st.builds(generated, st.integers(2, 40), st.integers(0, 500)),
+    st.builds(generated, st.integers(2, 30), st.integers(0, 500)),
     st.dictionaries(st.sampled_from([*FABRIC, "static_fabric"]), st.sampled_from(["on", "off"])),
 )
 def test_the_sweep_finds_every_kind_of_pair(made: Machine, assume: dict[str, str]) -> None:
