@@ -154,6 +154,13 @@ ROOT_PORTS = (
     "ioh3420,disable-acs=on",
 )
 BUDGET = 16
+PARAMETERS = (
+    *[""] * 4,
+    "pci=disable_acs_redir=pci:1b36:000c",
+    "pci=disable_acs_redir=00:02.0;pci:8086:3420",
+    # Known from 6.11 on; older kernels ignore it.
+    "pci=config_acs=x110x@pci:1b36:000c;10xx1@pci:8086:3420",
+)
 
 
 def _slots(
@@ -240,11 +247,11 @@ def topologies(draw: st.DrawFn, budget: int = BUDGET) -> Topology:
     if second:
         parts = (Part("pxb-pcie,bus_nr=128", 10, 0, second), *parts)
     parts, _ = _trim(parts, budget)
-    redirect = draw(st.sampled_from(["", "", "", "pci:1b36:000c", "pci:8086:3420", "00:02.0"]))
+    parameter = draw(st.sampled_from(PARAMETERS))
     virtual = any(part.device == SRIOV for part in walk(parts))
     return Topology(
         parts,
-        (f"pci=disable_acs_redir={redirect}",) if redirect else (),
+        (parameter,) if parameter else (),
         draw(st.booleans()),
         draw(st.integers(1, 3)) if virtual else 0,
     )
