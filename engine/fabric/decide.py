@@ -36,7 +36,7 @@ class Effort:
 
     Attributes:
         shapes: shapes asked.
-        seconds: time of the queries, all workers together.
+        seconds: processor time of the queries, all workers together.
 
     """
 
@@ -76,7 +76,7 @@ class ShapeVerdict:
 
     @property
     def seconds(self) -> float:
-        """Time of the queries."""
+        """Processor time of the queries."""
         return sum(effort.seconds for effort in self.efforts.values())
 
     @property
@@ -232,9 +232,9 @@ def _refute(verdict: ShapeVerdict, shape: Shape) -> None:
 
 def _registers(verdict: ShapeVerdict) -> None:
     """P62, decided by trying every 16-bit register."""
-    start = time.perf_counter()
+    start = time.process_time()
     lost = [c for c in range(1 << 16) if c & EC and not control_mask(c) & EC]
-    verdict.efforts[0] = Effort(0, time.perf_counter() - start)
+    verdict.efforts[0] = Effort(0, time.process_time() - start)
     verdict.result = "refuted" if lost else "proved"
     if lost:
         kept = all(control_mask(c, keep_egress=True) & EC for c in lost)
