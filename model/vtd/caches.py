@@ -366,17 +366,23 @@ class Hardware:
         self._settle()
 
     @rule(
-        "vtd.caches.unordered", "VT-d 6.5.2.7, 6.5.3.3",
-        "Commands without a wait or fence between them may be processed in any order, and caches "
-        "may be refilled between them.",
+        "vtd.caches.unordered", "VT-d 6.5.2.12",
+        "Commands without a wait or fence between them may be processed in any order that respects "
+        "the order of the caches, and caches may be refilled between them.",
     )
     def invalidate_unordered(self, commands: Iterable[Command]) -> None:
-        """Process several commands that no wait or fence separates."""
+        """Process several commands that no wait or fence separates, given in queue order."""
+        queued = list(commands)
         start, after = self.caches, Caches()
-        for order in permutations(list(commands)):
+        for order in permutations(range(len(queued))):
+            if any(
+                second < first and inv.waits_for(queued[first], queued[second])
+                for n, first in enumerate(order) for second in order[n + 1:]
+            ):
+                continue
             self.caches = start.copy()
-            for command in order:
-                self.invalidate(command)
+            for n in order:
+                self.invalidate(queued[n])
             after.merge(self.caches)
         self.caches = after
         self._settle()

@@ -35,6 +35,8 @@ class Op(Enum):
     PASID_IOTLB_PAGE = "IOTLB, page in PASID"
     DEVICE_TLB = "device TLB"
     PASID_DEVICE_TLB = "device TLB, PASID"
+    INTERRUPT_ENTRY = "interrupt entry cache"
+    PAGE_RESPONSE = "page group response"
     WAIT = "wait"
 
 
@@ -44,7 +46,8 @@ class Command:
 
     Attributes:
         op: what is flushed.
-        did, pasid, sid: tags; those that *op* does not use are ignored.
+        did, pasid, sid: tags; those that *op* does not use are ignored (a page group response
+            goes to *sid*, under *pasid* if *tagged*).
         address: page address (device TLB: with the size coded into it if *sized*).
         am: log2 of the number of pages.
         ih: only leaf entries were changed (invalidation hint).
@@ -52,6 +55,8 @@ class Command:
         sized: S bit of a device-TLB flush.
         whole: G bit of a PASID device-TLB flush: every PASID.
         status_address, status_data, fence: wait descriptor (SW with address, FN).
+        index: interrupt entry, of 2^*am* that go; None: all.
+        tagged, group, code: of a page group response: PASID present, PRGI, response code.
 
     """
 
@@ -68,6 +73,10 @@ class Command:
     status_address: int | None = None
     status_data: int = 0
     fence: bool = False
+    index: int | None = None
+    tagged: bool = False
+    group: int = 0
+    code: int = 0
 
 
 class ContextTag(NamedTuple):
@@ -158,6 +167,33 @@ def serves_paging(tag: PagingTag, did: Word, pasid: Word, address: Word) -> Cond
     bits = 3 + 9 * tag.level
     same = (tag.did == did) & (tag.pasid == pasid)
     return same & (tag.page >> bits == address >> bits)
+
+
+_CONTEXT_OPS: Final = frozenset({Op.CONTEXT_GLOBAL, Op.CONTEXT_DOMAIN, Op.CONTEXT_DEVICE})
+_PASID_OPS: Final = frozenset({
+    Op.PASID_CACHE_GLOBAL, Op.PASID_CACHE_DOMAIN, Op.PASID_CACHE_PASID,
+})
+_IOTLB_OPS: Final = frozenset({Op.IOTLB_GLOBAL, Op.IOTLB_DOMAIN, Op.IOTLB_PAGE})
+_PASID_IOTLB_OPS: Final = frozenset({Op.PASID_IOTLB_PASID, Op.PASID_IOTLB_PAGE})
+_TO_DEVICE: Final = frozenset({Op.DEVICE_TLB, Op.PASID_DEVICE_TLB, Op.PAGE_RESPONSE})
+_AFTER: Final[dict[Op, frozenset[Op]]] = {
+    **dict.fromkeys(_PASID_OPS, _CONTEXT_OPS),
+    **dict.fromkeys(_IOTLB_OPS | _PASID_IOTLB_OPS, _CONTEXT_OPS | _PASID_OPS),
+    Op.DEVICE_TLB: _IOTLB_OPS | {Op.INTERRUPT_ENTRY} | _TO_DEVICE,
+    Op.PASID_DEVICE_TLB: _IOTLB_OPS | _PASID_IOTLB_OPS | {Op.INTERRUPT_ENTRY} | _TO_DEVICE,
+    Op.PAGE_RESPONSE: _TO_DEVICE,
+}
+
+
+@rule(
+    "vtd.invalidation.order", "VT-d 6.5.2.12, 7.8",
+    "Without a wait between them, a command starts after those ahead of it in the queue that are "
+    "of an outer cache: context, PASID, IOTLB, device; device-TLB flushes and page group responses "
+    "keep their order.",
+)
+def waits_for(later: Command, earlier: Command) -> bool:
+    """Return whether *later* starts only when *earlier*, ahead of it in the queue, is complete."""
+    return earlier.op in _AFTER.get(later.op, ())
 
 
 @rule(

@@ -20,14 +20,16 @@ _PASID_CACHE: Final = {
 }
 # Types of descriptor and the bits of the lower quadword that each may use.
 _USED: Final = {
-    1: 0x0003_FFFF_FFFF_003F, 2: 0xFFFF_00FF, 3: 0xFFF0_FFFF_001F_F00F, 5: 0xFFFF_FFFF_0000_00FF,
+    1: 0x0003_FFFF_FFFF_003F, 2: 0xFFFF_00FF, 3: 0xFFF0_FFFF_001F_F00F,
+    4: 0x0000_FFFF_F800_001F, 5: 0xFFFF_FFFF_0000_00FF,
     6: 0x000F_FFFF_FFFF_003F, 7: 0x000F_FFFF_FFFF_003F, 8: 0xFFFF_FFFF_FFFF_FFFF,
+    9: 0x000F_FFFF_FFFF_F01F,
 }
 _USED_HIGH: Final = {
-    1: 0, 2: _PAGES | 0x7F, 3: _PAGES | 1, 5: MASK64 & ~3, 6: _PAGES | 0x7F, 7: 0,
-    8: _PAGES | 0x801,
+    1: 0, 2: _PAGES | 0x7F, 3: _PAGES | 1, 4: 0, 5: MASK64 & ~3, 6: _PAGES | 0x7F, 7: 0,
+    8: _PAGES | 0x801, 9: 0xFFC,
 }
-_PASID_TYPES: Final = (6, 7, 8)
+_DRAIN: Final = 1 << 7  # PD of a wait, reserved unless ECAP.PDS
 
 
 def _granularity(op: Op) -> tuple[int, int]:
@@ -35,7 +37,10 @@ def _granularity(op: Op) -> tuple[int, int]:
         for value, known in table.items():
             if known is op:
                 return kind, value
-    return {Op.DEVICE_TLB: 3, Op.WAIT: 5, Op.PASID_DEVICE_TLB: 8}[op], 0
+    return {
+        Op.DEVICE_TLB: 3, Op.INTERRUPT_ENTRY: 4, Op.WAIT: 5, Op.PASID_DEVICE_TLB: 8,
+        Op.PAGE_RESPONSE: 9,
+    }[op], 0
 
 
 @rule("vtd.queue.encode", "VT-d 6.5.2", "Layouts of the invalidation descriptors.")
@@ -57,6 +62,12 @@ def encode(command: Command) -> tuple[int, int]:
     if kind == 8:
         low |= command.sid << 16 | command.pasid << 32
         high = command.address & _PAGES | int(command.sized) << 11 | int(command.whole)
+    if kind == 4 and command.index is not None:
+        low |= 1 << 4 | command.am << 27 | command.index << 32
+    if kind == 9:
+        low |= int(command.tagged) << 4 | command.code << 12
+        low |= command.sid << 16 | command.pasid << 32
+        high = command.group << 3
     if kind == 5:
         low |= int(command.status_address is not None) << 5 | int(command.fence) << 6
         low |= command.status_data << 32
@@ -65,41 +76,77 @@ def encode(command: Command) -> tuple[int, int]:
 
 
 @rule(
-    "vtd.queue.decode", "VT-d 6.5.2, 6.5.2.10",
-    "An unknown type, a reserved bit, a granularity or address mask out of range, or a PASID "
-    "descriptor in a narrow queue is an error; in rev 2.x all descriptors are narrow.",
+    "vtd.queue.types", "VT-d 6.5.2.11 table 26, 6.5.2.5, 7.6.1",
+    "Legacy mode knows types 1 to 5; scalable and abort mode all, but only as 256-bit descriptors; "
+    "device-TLB flushes need ECAP.DT, page group responses ECAP.PRS. In rev 2.x all are narrow.",
+)
+def accepts(registers: Registers, kind: int, *, wide: bool) -> bool:
+    """Return whether a unit takes descriptors of this type and width."""
+    if (kind in (3, 8) and not registers.dt) or (kind == 9 and not registers.prs):
+        return False
+    known = {
+        Mode.LEGACY: range(1, 6), Mode.EXTENDED: range(1, 9),
+        Mode.SCALABLE: range(1, 10) if wide else (), Mode.ABORT: range(1, 10) if wide else (),
+    }
+    return kind in known.get(registers.mode, ())
+
+
+@rule(
+    "vtd.queue.decode", "VT-d 6.5.2, 6.5.2.11",
+    "A type the unit does not take, a reserved bit, or a granularity or address mask out of range "
+    "is an error; DID bits beyond CAP.ND are ignored.",
 )
 def decode(words: tuple[int, ...], registers: Registers) -> Command | None:
     """Return the command in a descriptor of 2 or 4 quadwords, or None if it is not valid."""
     low, high = words[0], words[1]
     kind = low & 0xF | (low >> 9 & 7) << 4
-    wide = len(words) == 4 or registers.mode is Mode.EXTENDED
-    if kind not in _USED or (kind in _PASID_TYPES and not wide) or any(words[2:]):
+    if not accepts(registers, kind, wide=len(words) == 4) or any(words[2:]):
         return None
-    if low & ~_USED[kind] or high & ~_USED_HIGH[kind]:
+    used = _USED[kind]
+    if kind == 5 and not registers.pds:
+        used &= ~_DRAIN
+    if low & ~used or high & ~_USED_HIGH[kind]:
         return None
-    command = _fields(kind, low, high)
-    if command is None or (isinstance(command.am, int) and command.am > registers.mamv):
+    command = _fields(kind, low, high, registers)
+    if command is None:
+        return None
+    paged = command.op in (Op.IOTLB_PAGE, Op.PASID_IOTLB_PAGE)
+    if paged and command.am > registers.mamv:
+        return None
+    if command.op is Op.IOTLB_PAGE and not registers.psi:
         return None
     if command.op is Op.CONTEXT_DOMAIN and registers.mode is Mode.SCALABLE:
         return None
     return command
 
 
-def _fields(kind: int, low: int, high: int) -> Command | None:
-    did, pasid, granularity = low >> 16 & 0xFFFF, low >> 32 & 0xFFFFF, low >> 4 & 3
+def _fields(kind: int, low: int, high: int, registers: Registers) -> Command | None:
+    did, pasid, granularity = low >> 16 & registers.domain_mask, low >> 32 & 0xFFFFF, low >> 4 & 3
     if kind == 1 and granularity in _CONTEXT:
         return Command(_CONTEXT[granularity], did=did, sid=low >> 32 & 0xFFFF, fm=low >> 48 & 3)
     if kind in (2, 6):
         table = _IOTLB if kind == 2 else _PASID_IOTLB
         if granularity in table:
+            page = high if granularity == 3 else 0  # what other granularities ignore
             return Command(
                 table[granularity], did=did, pasid=pasid if kind == 6 else 0,
-                address=high & _PAGES, am=high & 0x3F, ih=bool(high & 0x40),
+                address=page & _PAGES, am=page & 0x3F, ih=bool(page & 0x40),
             )
     if kind == 3:
         return Command(
             Op.DEVICE_TLB, sid=low >> 32 & 0xFFFF, address=high & _PAGES, sized=bool(high & 1)
+        )
+    if kind == 4:
+        whole = not low & 1 << 4
+        return Command(
+            Op.INTERRUPT_ENTRY, index=None if whole else low >> 32 & 0xFFFF,
+            am=0 if whole else low >> 27 & 0x1F,
+        )
+    if kind == 9:
+        tagged = bool(low & 1 << 4)
+        return Command(
+            Op.PAGE_RESPONSE, sid=low >> 16 & 0xFFFF, pasid=pasid if tagged else 0, tagged=tagged,
+            code=low >> 12 & 0xF, group=high >> 3 & 0x1FF,
         )
     if kind == 5:
         return Command(
@@ -125,7 +172,9 @@ class Queue:
         iqa: base 63:12, DW 11 (256-bit descriptors), QS 2:0.
         head, tail: byte offsets.
         error: FSTS.IQE; processing stops until software clears it.
-        pending: commands taken since the last wait or fence; they may complete in any order.
+        pending: commands taken since the last wait or fence; they may complete in any order that
+            `invalidation.waits_for` allows.
+        responses: page group responses sent to devices, in order.
 
     """
 
@@ -135,6 +184,7 @@ class Queue:
     tail: int = 0
     error: bool = False
     pending: list[Command] = field(default_factory=list)
+    responses: list[Command] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -165,7 +215,7 @@ class Queue:
         self.ring(tail)
 
     @rule(
-        "vtd.queue.process", "VT-d 6.5.2.7, 6.5.2.10",
+        "vtd.queue.process", "VT-d 6.5.2.9, 6.5.2.11, 6.5.2.12",
         "Descriptors are fetched in order; a wait completes when all before it have, and with FN=1 "
         "nothing after it starts earlier; an error stops the queue with IQE.",
     )
@@ -174,11 +224,10 @@ class Queue:
         self.tail = tail
         if tail % self.step or not 0 <= tail < self.size:
             self.error = True
-        narrow = self.step == 16 and self.hardware.registers.mode is Mode.SCALABLE
         while not self.error and self.head != self.tail:
             base = (self.iqa & _PAGES) + self.head
             words = tuple(self.hardware.image[base + 8 * n] for n in range(self.step // 8))
-            command = None if narrow else decode(words, self.hardware.registers)
+            command = decode(words, self.hardware.registers)
             if command is None:
                 self.error = True
                 return
@@ -189,7 +238,9 @@ class Queue:
         if command.op is not Op.WAIT:
             self.pending.append(command)
             return
-        self.hardware.invalidate_unordered(self.pending)
+        caches = [c for c in self.pending if c.op not in (Op.PAGE_RESPONSE, Op.INTERRUPT_ENTRY)]
+        self.responses += [c for c in self.pending if c.op is Op.PAGE_RESPONSE]
+        self.hardware.invalidate_unordered(caches)
         self.pending = []
         if command.status_address is not None:
             where = command.status_address & ~7

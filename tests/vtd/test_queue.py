@@ -6,12 +6,12 @@ import pytest
 
 from dmaproof.model.algebra import Image
 from dmaproof.model.vtd.caches import Hardware, Legal
-from dmaproof.model.vtd.invalidation import Command, Op
+from dmaproof.model.vtd.invalidation import Command, Op, waits_for
 from dmaproof.model.vtd.queue import Queue, decode, encode
 from dmaproof.model.vtd.registers import Registers
 
 from .test_caches import NEW, OLD, two_tables
-from .vocabulary import CAP_BASE, EXTENDED, FULL, PT, SID, A, legacy, write
+from .vocabulary import CAP_BASE, DT, EXTENDED, FULL, PRS, PT, SID, A, legacy, write
 
 MAMV = 18 << 48
 LEGACY = Registers(CAP_BASE | MAMV, PT, 0, haw=48)
@@ -33,6 +33,11 @@ LAYOUTS = [
     (Command(Op.PASID_CACHE_GLOBAL), (0x37, 0)),
     (Command(Op.PASID_DEVICE_TLB, sid=0x18, pasid=5, address=0x5000, sized=True, whole=True),
      (0x5_0018_0008, 0x5801)),
+    (Command(Op.INTERRUPT_ENTRY), (0x4, 0)),
+    (Command(Op.INTERRUPT_ENTRY, index=0x123, am=3), (0x123_1800_0014, 0)),
+    (Command(Op.PAGE_RESPONSE, sid=0x18, pasid=5, tagged=True, group=0x1FF, code=1),
+     (0x5_0018_1019, 0xFF8)),
+    (Command(Op.PAGE_RESPONSE, sid=0x18, code=0xF), (0x18_F009, 0)),
 ]
 
 
@@ -45,10 +50,64 @@ def test_layout_and_back(command, words):
 @pytest.mark.parametrize("words", [
     (0, 0, 0, 0), (0x0F, 0, 0, 0), (0x201, 0, 0, 0), (0x01, 0, 0, 0), (0x11, 1, 0, 0),
     (0x11, 0, 1, 0), (0x11 | 1 << 63, 0, 0, 0), (0x32, 19, 0, 0), (0x06, 0, 0, 0),
-    (0x21, 0, 0, 0), (0x27, 0, 0, 0), (0x37, 0),
+    (0x21, 0, 0, 0), (0x27, 0, 0, 0), (0x37, 0), (0x24, 0, 0, 0), (0x49, 0, 0, 0),
+    (0x09, 1, 0, 0), (0x85, 0, 0, 0),
 ])
 def test_bad_descriptor(words):
     assert decode(words, SCALABLE) is None
+
+
+@pytest.mark.parametrize(("words", "registers"), [
+    ((0x3, 0), LEGACY), ((0x37, 0, 0, 0), LEGACY), ((0x12, 0), SCALABLE),
+    ((0x8, 0, 0, 0), Registers(CAP_BASE, FULL & ~DT, 1 << 10, haw=48)),
+    ((0x9, 0, 0, 0), Registers(CAP_BASE, FULL & ~PRS, 1 << 10, haw=48)),
+    ((0x32, 0x5000), Registers(CAP_BASE & ~(1 << 39), PT, 0, haw=48)),
+    ((0x12, 0), Registers(CAP_BASE, FULL, 2 << 10, haw=48)),
+], ids=["no device TLBs", "PASID type in legacy mode", "narrow in scalable mode",
+        "no PASID device TLBs", "no page requests", "no page flushes", "reserved mode"])
+def test_descriptor_this_unit_does_not_take(words, registers):
+    assert decode(words, registers) is None
+
+
+def test_what_hardware_ignores():
+    beyond = 0xFF07 << 16  # CAP.ND gives 8 bits of domain id
+    assert decode((0x22 | beyond, 0x5013), LEGACY) == Command(Op.IOTLB_DOMAIN, did=7)
+    assert decode((0x9, 1 << 2, 0, 0), SCALABLE) == Command(Op.PAGE_RESPONSE)
+
+
+def test_drain_needs_its_capability():
+    drains = Registers(CAP_BASE, FULL | 1 << 42, 1 << 10, haw=48)
+    assert decode((0x85, 0, 0, 0), drains) == Command(Op.WAIT)
+
+
+ORDERED = {
+    (Op.CONTEXT_GLOBAL, Op.PASID_CACHE_GLOBAL), (Op.CONTEXT_GLOBAL, Op.IOTLB_GLOBAL),
+    (Op.CONTEXT_GLOBAL, Op.PASID_IOTLB_PASID), (Op.PASID_CACHE_GLOBAL, Op.IOTLB_GLOBAL),
+    (Op.PASID_CACHE_GLOBAL, Op.PASID_IOTLB_PASID), (Op.IOTLB_GLOBAL, Op.DEVICE_TLB),
+    (Op.IOTLB_GLOBAL, Op.PASID_DEVICE_TLB), (Op.PASID_IOTLB_PASID, Op.PASID_DEVICE_TLB),
+    (Op.INTERRUPT_ENTRY, Op.DEVICE_TLB), (Op.INTERRUPT_ENTRY, Op.PASID_DEVICE_TLB),
+}
+
+
+def test_what_waits_for_what():
+    """The pairs of VT-d 6.5.2.12; nothing waits for what comes after it in the chain."""
+    inner = [Op.CONTEXT_GLOBAL, Op.PASID_CACHE_GLOBAL, Op.IOTLB_GLOBAL, Op.PASID_IOTLB_PASID,
+             Op.INTERRUPT_ENTRY, Op.DEVICE_TLB, Op.PASID_DEVICE_TLB]
+    to_device = {Op.DEVICE_TLB, Op.PASID_DEVICE_TLB}
+    found = {
+        (a, b) for a in inner for b in inner if waits_for(Command(b), Command(a))
+    }
+    assert found == ORDERED | {(a, b) for a in to_device for b in to_device}
+
+
+def test_page_group_responses_are_sent_in_order():
+    hardware = Hardware(Image(), SCALABLE, [])
+    queue = Queue(hardware, 0x600800)
+    answers = [Command(Op.PAGE_RESPONSE, sid=SID, pasid=5, tagged=True, group=n) for n in (3, 1, 2)]
+    queue.submit(answers[0], Command(Op.PASID_IOTLB_PASID, did=1, pasid=5), *answers[1:])
+    assert queue.responses == [], "not certain before a wait"
+    queue.submit(WAIT)
+    assert queue.responses == answers and not queue.error
 
 
 def test_pasid_descriptors_are_narrow_in_rev_2():
@@ -58,18 +117,20 @@ def test_pasid_descriptors_are_narrow_in_rev_2():
     assert decode(words, LEGACY) is None
 
 
-def test_wait_separates_and_reports():
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("inwards", [True, False], ids=["outer first", "inner first"])
+def test_order_and_report(waits, inwards):
+    """Context before IOTLB keeps its order without a wait; the other way round both may be late."""
     builder, context, words = two_tables()
-    for separated in (True, False):
-        image = builder.image.copy()
-        hardware = Hardware(image, Registers(CAP_BASE | MAMV, PT, builder.root, haw=48), [write(A)])
-        hardware.write_pair(context, *words)
-        queue = Queue(hardware, 0x600000)
-        first, second = Command(Op.CONTEXT_DEVICE, sid=SID, did=1), Command(Op.IOTLB_DOMAIN, did=1)
-        queue.submit(*((first, WAIT, second, WAIT) if separated else (first, second, WAIT)))
-        assert image[0x7000] == 2 and queue.head == queue.tail and not queue.error
-        stale = set() if separated else {OLD}
-        assert hardware.outcomes(write(A)) == {Legal(NEW)} | stale
+    image = builder.image.copy()
+    hardware = Hardware(image, Registers(CAP_BASE | MAMV, PT, builder.root, haw=48), [write(A)])
+    hardware.write_pair(context, *words)
+    queue = Queue(hardware, 0x600000)
+    commands = [Command(Op.CONTEXT_DEVICE, sid=SID, did=1), Command(Op.IOTLB_DOMAIN, did=1)]
+    first, second = commands if inwards else commands[::-1]
+    queue.submit(*((first, WAIT, second, WAIT) if waits else (first, second, WAIT)))
+    assert image[0x7000] == 2 and queue.head == queue.tail and not queue.error
+    assert hardware.outcomes(write(A)) == {Legal(NEW)} | (set() if inwards else {OLD})
 
 
 def test_without_wait_nothing_is_certain():
