@@ -36,6 +36,8 @@ _RULE_OF = {
     Op.PASID_IOTLB_PAGE: "vtd.invalidation.iotlb",
     Op.DEVICE_TLB: "vtd.invalidation.device-tlb",
     Op.PASID_DEVICE_TLB: "vtd.invalidation.device-tlb",
+    Op.INTERRUPT_ENTRY: "vtd.queue.decode",
+    Op.PAGE_RESPONSE: "vtd.queue.process",
     Op.WAIT: "vtd.queue.process",
 }
 
@@ -151,6 +153,8 @@ def described(command: Command) -> str:
         Op.IOTLB_GLOBAL,
         Op.DEVICE_TLB,
         Op.PASID_DEVICE_TLB,
+        Op.INTERRUPT_ENTRY,
+        Op.PAGE_RESPONSE,
         Op.WAIT,
     ):
         tags.append(f"DID {command.did:#x}")
