@@ -93,7 +93,13 @@ class Record:
                 "lines of two functions are mixed, or the dump was edited",
                 TAKE_AGAIN,
             )
-        self.data.extend(bytes(offset - len(self.data)))
+        if offset > len(self.data):
+            raise InputError(
+                f"hex line at offset {len(self.data):x} of {self.bdf} is missing",
+                where,
+                "lines got lost, or the dump was edited",
+                TAKE_AGAIN,
+            )
         self.data.extend(values)
 
 

@@ -49,6 +49,8 @@ _NAMED = re.compile(r"([^:\[]{1,80}?)\s*(?:\[([0-9a-fA-F]{4})\])?: (.*)")
 _BUS = re.compile(r"\bprimary=([0-9a-f]{2}), secondary=([0-9a-f]{2}), subordinate=([0-9a-f]{2})")
 _GROUP = re.compile(r"\bIOMMU group:? (\d{1,9})\b")
 _EXTENDED = re.compile(r"Capabilities: \[[1-9a-f][0-9a-f]{2}(?: v\d+)?\]")
+_EXPRESS_ALONE = re.compile(rf"\b(?:DevCap|LnkCap|LnkSta): |{_EXTENDED.pattern}")
+"""What only PCI Express functions have: its headline must have got lost."""
 _SHOWN = re.compile(r"\b(?:Flags: |Control: I/O|Status: Cap|Capabilities: )")
 _PASID = re.compile(r"PASIDCap: Exec([+-]) Priv([+-]), Max PASID Width: ([0-9a-f]{1,2})\b")
 _SRIOV = re.compile(
@@ -91,7 +93,7 @@ def read_words(record: Record) -> Words:
     kind = _kind(record, text)
     if kind is not None:
         device = replace(device, kind=kind)
-    elif denied or not detailed:
+    elif denied or not detailed or cut_short or _is_joined(text) or _EXPRESS_ALONE.search(text):
         device = replace(device, kind=_conventional(device), unknown=device.unknown | _ALL)
     else:
         device = replace(device, kind=_conventional(device))
@@ -99,6 +101,8 @@ def read_words(record: Record) -> Words:
     wide = quirks.acs_control_offset(device.vendor, device.device, device.kind) != 6
     if device.kind.is_pcie:
         device = _capabilities(device, text, complete=detailed and not denied and not cut_short)
+    if _is_joined(text):
+        device = replace(device, unknown=device.unknown | _ALL)
     group = _GROUP.search(text)
     return Words(
         device=device,
@@ -107,6 +111,11 @@ def read_words(record: Record) -> Words:
         wide=wide and device.acs is not None,
         owns_segment=quirks.is_vmd(device) or "Volume Management Device" in name,
     )
+
+
+def _is_joined(text: str) -> bool:
+    """Whether a headline got lost, so that the words of two functions stand in one record."""
+    return any(text.count(word) > 1 for word in (" Control: I/O", " Kernel driver in use: "))
 
 
 def _identity(bdf: Bdf, text: str) -> tuple[Device, str]:

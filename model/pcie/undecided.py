@@ -246,8 +246,8 @@ def _merged(
 ) -> list[tuple[Bdf, ...]]:
     """Join what overlaps, and groups that ports which the dump does not list could join.
 
-    Such a port can sit in any slot whose functions do not isolate, and a VMD segment whose owner
-    is not known can belong to any VMD.
+    Such a port can leak, which joins all that is below it, and sit in any slot whose functions do
+    not isolate; a VMD segment whose owner is not known can belong to any VMD.
     """
     graph = nx.Graph()
     for members in found:
@@ -255,7 +255,8 @@ def _merged(
         nx.add_path(graph, members)
     for segment in sorted({d.bdf.domain for d in machine.devices}):
         inside = [d for d in machine.devices if d.bdf.domain == segment]
-        lost = [d.bdf for d in inside if Fact.PORT_ABOVE in d.unknown]
+        open_ = [d.bdf for d in inside if Fact.PORT_ABOVE in d.unknown]
+        lost = [below for bdf in open_ for below in machine.subtree(bdf)]
         if not lost:
             continue
         near = [

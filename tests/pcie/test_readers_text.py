@@ -251,6 +251,12 @@ def test_a_record_that_is_cut_short_is_not_believed() -> None:
     assert not read_lspci(whole).device(Bdf(0, 1, 0, 1)).unknown
 
 
+def test_a_lost_headline_is_noticed() -> None:
+    text = re.sub(r"^0000:02:01.0.*\n", "", SWITCH, flags=re.MULTILINE).replace("\n\n", "\n")
+    found = read_lspci(text)
+    assert {Fact.KIND, Fact.ACS} <= found.device(Bdf(0, 2, 0, 0)).unknown
+
+
 def test_bytes_that_end_early_are_not_believed() -> None:
     def full(device: Device, size: int) -> str:
         from dmaproof.model.pcie.configspace import encode
@@ -274,6 +280,15 @@ def test_a_missing_port_leaves_groups_open() -> None:
     assert doubt.hiding == tuple(d.bdf for d in below)
     root = [d for d in machine("SS").devices if d.is_bridge]
     assert not read_lspci(write_lspci(root)).warnings
+
+
+def test_what_is_below_a_missing_port_is_open_too() -> None:
+    gone = [d for d in machine("SW(on,on)").devices if d.label != "RP"]
+    found = read_lspci(verbose(Machine("", gone)))
+    lost = [d.bdf for d in found.devices if Fact.PORT_ABOVE in d.unknown]
+    assert lost == [Bdf(0, 1, 0, 0)]
+    (doubt,) = decide(found).doubts
+    assert doubt.members == tuple(d.bdf for d in found.devices) and doubt.hiding == tuple(lost)
 
 
 def test_a_missing_port_between_two_known_ones() -> None:
