@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dmaproof.model import rules
-from dmaproof.model.vtd import caches, invalidation, obligations, programs, queue, recording
+from dmaproof.model.vtd import (
+    caches,
+    invalidation,
+    obligations,
+    page_requests,
+    programs,
+    queue,
+    recording,
+)
 from dmaproof.model.vtd.rules_used import rules_used
 
 from . import cases  # noqa: F401  (registers the vectors)
@@ -13,7 +21,7 @@ ENGINE_MODULES = {
     "registers", "translate", "legacy", "scalable", "pasid", "extended", "second_stage",
     "first_stage", "nested", "pass_through", "interrupt_range",
 }
-LOADED = (caches, invalidation, obligations, programs, queue, recording)
+LOADED = (caches, invalidation, obligations, page_requests, programs, queue, recording)
 
 
 def vtd_rules():
