@@ -110,10 +110,8 @@ def decode(words: tuple[int, ...], registers: Registers) -> Command | None:
     command = _fields(kind, low, high, registers)
     if command is None:
         return None
-    paged = command.op in (Op.IOTLB_PAGE, Op.PASID_IOTLB_PAGE)
-    if paged and command.am > registers.mamv:
-        return None
-    if command.op is Op.IOTLB_PAGE and not registers.psi:
+    # MAMV and PSI bound flushes of the second stage; those of a PASID are always there (11.4.2).
+    if command.op is Op.IOTLB_PAGE and not (registers.psi and command.am <= registers.mamv):
         return None
     if command.op is Op.CONTEXT_DOMAIN and registers.mode is Mode.SCALABLE:
         return None

@@ -75,6 +75,11 @@ def test_what_hardware_ignores():
     assert decode((0x9, 1 << 2, 0, 0), SCALABLE) == Command(Op.PAGE_RESPONSE)
 
 
+def test_mamv_does_not_bound_flushes_of_a_pasid():
+    command = Command(Op.PASID_IOTLB_PAGE, did=1, pasid=5, am=27)
+    assert decode((*encode(command), 0, 0), SCALABLE) == command
+
+
 def test_drain_needs_its_capability():
     drains = Registers(CAP_BASE, FULL | 1 << 42, 1 << 10, haw=48)
     assert decode((0x85, 0, 0, 0), drains) == Command(Op.WAIT)
