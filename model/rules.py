@@ -24,18 +24,20 @@ class Rule:
             ``drivers/pci/pci.c pci_acs_flags_enabled``.
         meaning: the rule in one sentence.
         where: dotted name of the function that implements it.
+        unconfirmed: what of it no published text confirms ("": all is confirmed).
     """
 
     name: str
     source: str
     meaning: str
     where: str
+    unconfirmed: str = ""
 
 
 _RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, source: str, meaning: str) -> Callable[[F], F]:
+def rule(name: str, source: str, meaning: str, unconfirmed: str = "") -> Callable[[F], F]:
     """Mark a function as the one implementation of a cited rule.
 
     Raises:
@@ -49,7 +51,7 @@ def rule(name: str, source: str, meaning: str) -> Callable[[F], F]:
         known = _RULES.get(name)
         if known is not None and known.where != where:
             raise ValueError(f"rule {name} is implemented twice: {known.where} and {where}")
-        _RULES[name] = Rule(name, source, meaning, where)
+        _RULES[name] = Rule(name, source, meaning, where, unconfirmed)
         return function
 
     return mark

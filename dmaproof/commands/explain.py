@@ -45,8 +45,11 @@ def explain(rule: str | None, everything: bool, as_json: bool) -> None:
         return
     for r in chosen:
         screen.line((r.name, "bold cyan"))
-        for head, text in (("says", r.meaning), ("source", r.source), ("modelled in", r.where)):
-            screen.item((f"  {head:12}", "dim"), text=text)
+        parts = {"says": r.meaning, "source": r.source, "modelled in": r.where,
+                 "unconfirmed": r.unconfirmed}
+        for head, text in parts.items():
+            if text:
+                screen.item((f"  {head:12}", "dim"), text=text)
 
 
 def register_all() -> None:

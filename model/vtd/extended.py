@@ -22,6 +22,7 @@ from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind, Request
 from dmaproof.model.vtd.second_stage import Stage
 
+_CODES: Final = "the fault codes: no published table has those of requests-with-PASID in rev 2.x"
 T_HOST: Final = 0
 T_HOST_DTLB: Final = 1
 T_PASS: Final = 2
@@ -134,6 +135,7 @@ def _second(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
     "vtd.extended.with-pasid", "rev 2.x 3.6, 9.4",
     "Requests-with-PASID need PASIDE=1 and no pass-through, and use the first level, nested on the "
     "second level if NESTE=1; execute requests need ERE, and SMEP=0 if privileged.",
+    _CODES,
 )
 def _with_pasid(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
     passes = ((context.q0 >> 2) & 7) == T_PASS
@@ -173,6 +175,7 @@ def _first(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
     "vtd.extended.nested-pasid-table", "rev 2.x 3.8",
     "NESTE=1: PASIDPTR is guest-physical, so the PASID-table entry is read through the "
     "second level.",
+    _CODES,
 )
 def locate_pasid_entry(c: Carrier, r: Registers, context: Context, address: Word) -> Word:
     """Return the host-physical address of a PASID-table entry given by guest-physical address."""
@@ -201,6 +204,7 @@ def _nested(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
 @rule(
     "vtd.extended.pasid-entry", "rev 2.x 9.5",
     "PASID-table entry: 8 bytes; P, 2:1 and 10:5 reserved, SRE 11, FLPTPTR 63:12.",
+    _CODES,
 )
 def _checked(c: Carrier, where: Word, beyond: int) -> Word:
     entry = c.read(where, f.X_PT_ACCESS)
@@ -229,6 +233,7 @@ def _pasid_entry(
 @rule(
     "vtd.extended.execute", "rev 2.x 3.6.2",
     "With NXE=1 an execute request needs XD=0 at every level.",
+    _CODES,
 )
 def _check_execute(c: Carrier, q: Request, context: Context, executable: Cond) -> None:
     c.fail(q.execute & (executable ^ True), f.X_NX)

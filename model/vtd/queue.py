@@ -29,6 +29,7 @@ _USED_HIGH: Final = {
     1: 0, 2: _PAGES | 0x7F, 3: _PAGES | 1, 4: 0, 5: MASK64 & ~3, 6: _PAGES | 0x7F, 7: 0,
     8: _PAGES | 0x801, 9: 0xFFC,
 }
+_PFSID: Final = 0xFFF << 52 | 0xF << 12  # reserved unless ECAP.DIT
 _DRAIN: Final = 1 << 7  # PD of a wait, reserved unless ECAP.PDS
 
 
@@ -105,6 +106,8 @@ def decode(words: tuple[int, ...], registers: Registers) -> Command | None:
     used = _USED[kind]
     if kind == 5 and not registers.pds:
         used &= ~_DRAIN
+    if kind in (3, 8) and not registers.dit:
+        used &= ~_PFSID
     if low & ~used or high & ~_USED_HIGH[kind]:
         return None
     command = _fields(kind, low, high, registers)

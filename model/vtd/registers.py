@@ -113,7 +113,7 @@ class Registers:
         self.dt, self.pt, self.sc, self.mts = bit(2), bit(6), bit(7), bit(25)
         self.ecs, self.nest, self.prs, self.ers = bit(24), bit(26), bit(29), bit(30)
         self.srs, self.nwfs, self.eafs, self.pasid = bit(31), bit(33), bit(34), bit(40)
-        self.pds = bit(42)
+        self.dit, self.pds = bit(41), bit(42)
         self.pss = _field(self.ecap, 39, 35)
         self.smts, self.ssads, self.ssts, self.fsts = bit(43), bit(45), bit(46), bit(47)
         self.smpwc, self.rps, self.adms, self.rprivs = bit(48), bit(49), bit(52), bit(53)

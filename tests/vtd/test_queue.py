@@ -80,6 +80,14 @@ def test_mamv_does_not_bound_flushes_of_a_pasid():
     assert decode((*encode(command), 0, 0), SCALABLE) == command
 
 
+def test_throttling_needs_its_capability():
+    """PFSID is reserved unless the unit throttles by physical function (ECAP.DIT)."""
+    throttles = Registers(CAP_BASE, FULL | 1 << 41, 1 << 10, haw=48)
+    assert decode((0x0010_0018_0000_8003, 0x5000, 0, 0), SCALABLE) is None
+    assert decode((0x0010_0018_0000_8003, 0x5000, 0, 0), throttles) is not None
+    assert decode((0x18_0000_0003, 0x5000, 0, 0), SCALABLE) is not None
+
+
 def test_drain_needs_its_capability():
     drains = Registers(CAP_BASE, FULL | 1 << 42, 1 << 10, haw=48)
     assert decode((0x85, 0, 0, 0), drains) == Command(Op.WAIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmaproof.model import rules
 from dmaproof.model.vtd import (
     caches,
+    faults,
     invalidation,
     obligations,
     page_requests,
@@ -54,3 +55,31 @@ def test_trace_names_rules_in_order():
     order = ["vtd.legacy.context-entry", "vtd.legacy.root-entry", "vtd.second-stage.walk",
              "vtd.second-stage.rights"]
     assert [name for name in used if name in order] == order
+
+
+def test_explain_prints_every_rule():
+    """Name, sentence, source and place; and what of it is not confirmed."""
+    from click.testing import CliRunner
+
+    from dmaproof.cli import cli
+
+    blocks: dict[str, str] = {}
+    for name in ("vtd", "linux"):
+        for line in CliRunner().invoke(cli, ["explain", name]).stdout.splitlines():
+            if not line.startswith(" "):
+                head = line
+            blocks[head] = blocks.get(head, "") + line + "\n"
+    for rule in vtd_rules():
+        for part in (rule.meaning, rule.source, rule.where, rule.unconfirmed):
+            assert part in blocks[rule.name], rule.name
+
+
+def test_what_is_not_confirmed_is_marked():
+    """The codes of extended mode that no published table has: on the rules and on outcomes."""
+    marked = {r.name for r in vtd_rules() if r.unconfirmed}
+    assert marked == {f"vtd.extended.{name}" for name in (
+        "with-pasid", "nested-pasid-table", "pasid-entry", "execute")}
+    for row in faults.CONDITIONS[1:]:
+        if row.name.startswith("X."):
+            assert not row.code
+            assert row.rule in marked or row.rule == "vtd.extended.context-entry"
