@@ -64,6 +64,7 @@ def test_event_is_matched(name, registers, event):
     proved(obligations)
 
 
+@pytest.mark.slow
 def test_a_bound_table_is_matched():
     """Of the tables of 2018, the case that all others look like: nothing is held."""
     for events in EVENTS.values():
@@ -133,14 +134,16 @@ LOOKUPS = {
 }
 
 
-@pytest.mark.parametrize("name", LOOKUPS)
+@pytest.mark.parametrize("name", [
+    "PASID entries of any requester", *map(slow, list(LOOKUPS)[1:])
+])
 def test_a_lookup_that_ignores_a_tag_is_seen(name):
     function, wrong = LOOKUPS[name]
     with swapped(inv, function, wrong):
         assert some_fails(obligations_joint.requests(model("sva-2018-core"), SCALABLE))
 
 
-@pytest.mark.parametrize("tag", ["sid", "pasid"])
+@pytest.mark.parametrize("tag", ["sid", slow("pasid")])
 def test_an_entry_of_the_iotlb_that_serves_others_is_seen(tag):
     wrong = {"sid": lambda t, q: (t.tagged == q.with_pasid) & (t.pasid == q.pasid),
              "pasid": lambda t, q: t.sid == q.sid}[tag]
@@ -169,6 +172,7 @@ def with_guard(name, action, formula):
     return replace(base, system=system)
 
 
+@pytest.mark.slow
 def test_a_rule_that_fills_from_tables_only_is_seen():
     """Real hardware fills its IOTLB from cached PASID entries: a rule without that is too small."""
     base = model("sva-2018-core")
