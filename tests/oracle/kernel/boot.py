@@ -45,7 +45,14 @@ poweroff -f
 
 
 class BootError(Exception):
-    """A boot that gave nothing back: says what was started and what was last seen of it."""
+    """A boot that gave nothing back: says what was started and what was last seen of it.
+
+    Attributes:
+        silent: it ran out of time before the guest wrote anything to its console.
+
+    """
+
+    silent = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,12 @@ def boot(
     if descriptors:
         accel = (accel[0], f"{accel[1]},memory-backend=ram", *accel[2:], *SHARED)
     words = " ".join(parameters)
+    try:
+        return _boot(kernel, accel, machine, image, words, timeout, descriptors)
+    except BootError as error:
+        if not error.silent:
+            raise
+    # A guest that never wrote a line did not hang by itself: this computer was busy or stopped.
     return _boot(kernel, accel, machine, image, words, timeout, descriptors)
 
 
@@ -157,7 +170,9 @@ def _boot(
         # QEMU may crash while it lets go of functions that we serve: the guest is off by then, and
         # what it sent has a checksum.
         if ending and not (descriptors and "reboot: Power down" in console):
-            raise BootError(_story(ending, command, folder))
+            failure = BootError(_story(ending, command, folder))
+            failure.silent = not console and "did not end" in ending
+            raise failure
         try:
             found = _unpack((folder / "data").read_bytes())
         except (OSError, EOFError, tarfile.TarError) as error:
