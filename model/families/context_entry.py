@@ -54,7 +54,7 @@ from dmaproof.model.rules import rule
 from dmaproof.model.scenario import Claim, Family, Options, Scenario, always, can
 from dmaproof.model.vfio import vocabulary as v
 
-TABLE = Sort("Table")  # a PASID table: the host's, or a guest's
+TABLE = Sort("PasidTable")  # the host's, or a guest's
 _T, _NEW = Var("t", TABLE), Var("new", TABLE)
 _R1, _P1, _T1, _N1 = v.R1, v.P1, Var("t1", TABLE), Var("new1", TABLE)
 KEY, OTHER = (v.R, v.P, _T), (_R1, _P1, _T1)

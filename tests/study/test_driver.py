@@ -160,7 +160,8 @@ REDUNDANT = {
 }
 
 
-@pytest.mark.parametrize("design", REDUNDANT)
+@pytest.mark.parametrize("design", [
+    pytest.param(d, marks=[pytest.mark.slow] if d.startswith("f01") else []) for d in REDUNDANT])
 def test_every_guard_is_needed_or_listed(design: str) -> None:
     found = scenario.load(design).scenario
     idle = set()
