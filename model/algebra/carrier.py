@@ -94,6 +94,10 @@ class Carrier:
         """Note that hardware sets *bits* in the quadword at *address* where *condition* holds."""
         raise NotImplementedError
 
+    def unwritable(self, address: Word) -> Cond:
+        """Return whether memory at *address* refuses writes; false where none does."""
+        return False
+
     def run(
         self, step: Callable[..., tuple[Any, ...]], *values: Value, blocked: tuple[Any, ...]
     ) -> tuple[Any, ...]:

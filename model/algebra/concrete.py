@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dmaproof.model.algebra.carrier import MASK64, Blocked, Carrier, Value
@@ -16,6 +16,7 @@ class IntCarrier(Carrier):
         self.suppressed = False
         self.updates = []
         self._words = image.words
+        self._read_only = image.read_only
         self.ram = image.ram
 
     def read(self, address: int, fault: int) -> int:
@@ -50,6 +51,10 @@ class IntCarrier(Carrier):
         if condition:
             self.updates.append((True, address, bits))
 
+    def unwritable(self, address: int) -> bool:
+        """Return whether memory at *address* refuses writes."""
+        return address >> 12 in self._read_only
+
     def run(
         self, step: Callable[..., tuple[Any, ...]], *values: Value, blocked: tuple[Any, ...]
     ) -> tuple[Any, ...]:
@@ -71,14 +76,19 @@ class Image:
     Args:
         words: 8-aligned byte address -> quadword.
         ram: size of the memory in bytes; an access at or above it is an error ("not accessible").
+        read_only: numbers of the pages in which hardware fails to set accessed and dirty flags.
 
     """
 
-    __slots__ = ("ram", "words")
+    __slots__ = ("ram", "read_only", "words")
 
-    def __init__(self, words: Mapping[int, int] | None = None, ram: int = 1 << 52) -> None:
+    def __init__(
+        self, words: Mapping[int, int] | None = None, ram: int = 1 << 52,
+        read_only: Iterable[int] = (),
+    ) -> None:
         self.words: dict[int, int] = dict(words or {})
         self.ram = ram
+        self.read_only = frozenset(read_only)
 
     def carrier(self) -> IntCarrier:
         """Start one concrete evaluation."""
@@ -94,4 +104,4 @@ class Image:
 
     def copy(self) -> Image:
         """Return an independent copy."""
-        return Image(self.words, self.ram)
+        return Image(self.words, self.ram, self.read_only)

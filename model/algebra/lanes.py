@@ -28,6 +28,7 @@ class FlatPages:
 
         self.ram = image.ram
         self.lanes = lanes
+        self.read_only = image.read_only
         self._frames: Any = None
         inside = {a: v for a, v in image.words.items() if a < image.ram}
         if image.ram <= _DENSE_LIMIT:
@@ -183,6 +184,14 @@ class NumpyCarrier(Carrier):
         pick = [v[rows] if isinstance(v, np.ndarray) else np.full(len(rows), v, dtype=np.uint64)
                 for v in (address, bits)]
         self.updates.append((lanes, *pick))
+
+    def unwritable(self, address: Word) -> Cond:
+        """Return whether memory at *address* refuses writes."""
+        pages = self._memory.read_only
+        if not pages:
+            return False
+        found = self._np.isin(address >> 12, self._np.array(sorted(pages), dtype=self._np.uint64))
+        return found if found.ndim else bool(found)
 
     def run(
         self, step: Callable[..., tuple[Any, ...]], *values: Value, blocked: tuple[Any, ...]

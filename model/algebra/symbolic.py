@@ -203,6 +203,13 @@ class Z3Carrier(Carrier):
         """Note a flag update where *condition* holds."""
         self.updates.append((self._open & condition, address, bits))
 
+    def unwritable(self, address: Word) -> Cond:
+        """Return whether memory at *address* refuses writes."""
+        refused: Cond = False
+        for page in sorted(self._memory.read_only):
+            refused = refused | (address >> 12 == page)
+        return refused
+
     def run(
         self, step: Callable[..., tuple[Any, ...]], *values: Value, blocked: tuple[Any, ...]
     ) -> tuple[Any, ...]:
@@ -226,13 +233,18 @@ class SymbolicMemory:
         array: z3 array (64 bit -> 64 bit); None: a fresh, arbitrary memory called *name*.
         ram: size in bytes (a Python int); reads at or above it are errors.
         name: name of the fresh array.
+        read_only: numbers of the pages in which hardware fails to set flags.
 
     """
 
-    def __init__(self, array: Value = None, ram: int = 1 << 52, name: str = "memory") -> None:
+    def __init__(
+        self, array: Value = None, ram: int = 1 << 52, name: str = "memory",
+        read_only: frozenset[int] = frozenset(),
+    ) -> None:
         import z3
 
         self.ram = ram
+        self.read_only = read_only
         word = z3.BitVecSort(64)
         self.array = z3.Array(name, word, word) if array is None else array
 
@@ -244,7 +256,7 @@ class SymbolicMemory:
         array = z3.K(z3.BitVecSort(64), z3.BitVecVal(0, 64))
         for address, value in image.words.items():
             array = z3.Store(array, z3.BitVecVal(address, 64), z3.BitVecVal(value, 64))
-        return cls(array, image.ram)
+        return cls(array, image.ram, read_only=image.read_only)
 
     def word(self, address: Word) -> Term:
         """Return the quadword at *address*, whether or not it lies inside the memory."""
@@ -254,7 +266,8 @@ class SymbolicMemory:
         """Return the memory after *value* was written at *address*."""
         import z3
 
-        return SymbolicMemory(z3.Store(self.array, word_z3(address), word_z3(value)), self.ram)
+        array = z3.Store(self.array, word_z3(address), word_z3(value))
+        return SymbolicMemory(array, self.ram, read_only=self.read_only)
 
     def carrier(self) -> Z3Carrier:
         """Start one symbolic evaluation."""

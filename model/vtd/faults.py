@@ -166,6 +166,7 @@ SFS_7 = _define("SFS.7", 0x76, _NONE, _R, "nested: no read right on a lower firs
 _R = "vtd.first-stage.flags"
 SFS_8 = _define("SFS.8", 0x77, _NONE, _R, "nested: no write right for an A/D/EA update")
 SFS_9 = _define("SFS.9", 0x90, _NONE, _R, "A/D/EA update needed, page walk not snooped")
+SFS_10 = _define("SFS.10", 0x91, _NONE, _R, "A/D/EA update failed")
 
 # Second stage in scalable mode (VT-d 9.8, 3.7).
 _R = "vtd.second-stage.entry"
@@ -175,6 +176,7 @@ SSS_3 = _define("SSS.3", 0x7A, _CA, _R, "reserved bit in second-stage entry")
 SSS_4 = _define("SSS.4", 0x7B, _CA, _R, "top second-stage table not accessible")
 _R = "vtd.second-stage.flags"
 SSS_5 = _define("SSS.5", 0x7C, _CA, _R, "A/D update needed, page walk not snooped")
+SSS_6 = _define("SSS.6", 0x7D, _CA, _R, "A/D update failed")
 
 # General conditions of scalable mode.
 _R = "vtd.first-stage.canonical"

@@ -154,7 +154,7 @@ def _shape(c: Carrier, r: Registers, level: int, entry: Word) -> tuple[Cond, Wor
 
 
 @rule(
-    "vtd.first-stage.flags", "VT-d 3.6.2, table 30 SFS.8, SFS.9",
+    "vtd.first-stage.flags", "VT-d 3.6.2, table 30 SFS.8-10",
     "A (and EA) is set in every entry used and D in the leaf of a write; that needs a snooped page "
     "walk and, nested, second-stage write right on the table.",
 )
@@ -167,6 +167,9 @@ def _flags(
     c.fail(needed & (snoop ^ True), f.SFS_9)
     if where.writable is not True:
         c.fail(needed & (where.writable ^ True), f.SFS_8)
+    failed = c.unwritable(where.address)
+    if failed is not False:
+        c.fail(needed & failed, f.SFS_10)
     c.update(needed, where.address, missing)
 
 

@@ -153,7 +153,7 @@ def step(
 
 
 @rule(
-    "vtd.second-stage.flags", "VT-d 3.7.2, table 30 SSS.5",
+    "vtd.second-stage.flags", "VT-d 3.7.2, table 30 SSS.5, SSS.6",
     "With SSADE=1 hardware sets A in every entry used and D in the leaf of a write, which needs a "
     "snooped page walk.",
 )
@@ -162,6 +162,9 @@ def _flags(c: Carrier, flags: Cond, snoop: Cond, entry: Word, where: Word, dirty
     missing = wanted & (entry ^ wanted)
     needed = flags & (missing != 0)
     c.fail(needed & (snoop ^ True), f.SSS_5)
+    failed = c.unwritable(where)
+    if failed is not False:
+        c.fail(needed & failed, f.SSS_6)
     c.update(needed, where, missing)
 
 

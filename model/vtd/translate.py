@@ -23,7 +23,8 @@ _BLOCKED: Final = (0, False, False, 12, False)
 _QUALIFIED: Final = [int(row.qualified) for row in f.CONDITIONS]
 _HAS_RECORD: Final = [int(n not in (0, f.UR_AT)) for n in range(len(f.CONDITIONS))]
 _ATS_RECORD: Final = [
-    int(has and row.answer in (Answer.UR, Answer.CA))
+    # SFS.10 alone is both told to the device and recorded.
+    int(has and (row.answer in (Answer.UR, Answer.CA) or row.name == "SFS.10"))
     for has, row in zip(_HAS_RECORD, f.CONDITIONS, strict=True)
 ]
 

@@ -4,7 +4,8 @@ One object a line:
 
 * ``cap``, ``ecap``, ``rtaddr``: registers; optional ``version`` (0x10), ``haw`` (MGAW);
 * ``mem``: byte address -> quadword; what is absent is zero; optional ``ram``: size of the memory in
-  bytes (64 MiB), beyond which tables are not accessible;
+  bytes (64 MiB), beyond which tables are not accessible; optional ``read_only``: list of page
+  addresses where hardware fails to set accessed and dirty flags;
 * ``req``: ``sid``, ``addr``, ``write``, ``pasid`` (null: request without PASID); optional ``kind``
   (``untranslated``, ``translation``, ``translated``), ``size`` in bytes (4), and the flags
   ``atomic``, ``execute``, ``privileged``, ``no_write``, ``zero_length``;
@@ -48,7 +49,8 @@ _KINDS: Final = {
 }
 _FLAGS: Final = ("atomic", "execute", "privileged", "no_write", "zero_length")
 _REQUIRED: Final = ("cap", "ecap", "rtaddr", "mem", "req")
-_KEYS: Final = (*_REQUIRED, "version", "haw", "ram", "mode", "out")
+_OPTIONAL: Final = ("version", "haw", "ram", "read_only")
+_KEYS: Final = (*_REQUIRED, *_OPTIONAL, "mode", "out")
 _REQUEST_REQUIRED: Final = ("sid", "addr", "write", "pasid")
 _REQUEST_KEYS: Final = (*_REQUEST_REQUIRED, "kind", "size", *_FLAGS)
 
@@ -233,7 +235,7 @@ def parse(text: str, line: int, shared: dict[str, tuple[Registers, Image]]) -> V
         _check_keys(value, _REQUIRED, _KEYS)
         memory = _part(value, "mem", dict)
         fields = _part(value, "req", dict)
-        names = ("cap", "ecap", "rtaddr", "version", "haw", "ram")
+        names = ("cap", "ecap", "rtaddr", *_OPTIONAL)
         key = json.dumps([value.get(name) for name in names] + [memory], sort_keys=True)
         if key not in shared:
             shared[key] = _machine(value, memory)
@@ -255,7 +257,15 @@ def _machine(value: Mapping[str, Any], memory: Mapping[str, Any]) -> tuple[Regis
         number(value["rtaddr"], "rtaddr"), version=number(value.get("version", 0x10), "version", 8),
         haw=number(value["haw"], "haw", 8) if "haw" in value else None,
     )
-    return registers, _image(memory, ram)
+    image = _image(memory, ram)
+    pages = value.get("read_only", [])
+    if not isinstance(pages, list):
+        raise InputError(
+            f"read_only is {short(pages)}", where="read_only", cause="a value of another type",
+            remedy="give a list of page addresses",
+        )
+    image.read_only = frozenset(number(page, "read_only") >> 12 for page in pages)
+    return registers, image
 
 
 def encode(image: Image, registers: Registers, request: Request) -> dict[str, Any]:
@@ -270,12 +280,13 @@ def encode(image: Image, registers: Registers, request: Request) -> dict[str, An
     if not request.dword:
         fields["size"] = 1
     fields |= {key: True for key in _FLAGS if getattr(request, key)}
+    pages = [hex(page << 12) for page in sorted(image.read_only)]
     return {
         "cap": hex(registers.cap), "ecap": hex(registers.ecap), "rtaddr": hex(registers.rtaddr),
         "version": registers.version, "haw": registers.haw, "ram": hex(image.ram),
         "mem": {hex(address): hex(word) for address, word in sorted(image.words.items()) if word},
         "req": fields,
-    }
+    } | ({"read_only": pages} if pages else {})
 
 
 def _chunks(lines: Iterable[str | InputError]) -> Iterator[list[tuple[int, str | InputError]]]:

@@ -473,6 +473,12 @@ def _unreachable_tables():
     add("SFS.4", b, 1, tagged(5, V), ecap=FULL, code=0x73, recorded=True)
     b, *_ = scalable(ssade=1)
     add("SSS.5", b, 1, write(A), ecap=FULL, code=0x7C, recorded=True)
+    b, _, _, leaf, _ = scalable(ssade=1, pwsnp=1)
+    b.image.read_only = frozenset({leaf >> 12})
+    add("SSS.6", b, 1, write(A), ecap=FULL, code=0x7D, recorded=True)
+    b, _, _, leaf, _ = process()
+    b.image.read_only = frozenset({leaf >> 12})
+    add("SFS.10", b, 1, tagged(5, V), ecap=FULL, code=0x91, recorded=True)
     b, _, _, leaf, top = scalable(ssade=1, pwsnp=1)
     add("SSADE", b, 1, write(A), ecap=FULL, hpa=PAGE_AT,
         updates=[*((where, 0x100) for where in path(b, top, A)[:3]), (leaf, 0x300)])
