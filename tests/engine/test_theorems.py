@@ -109,6 +109,11 @@ STATIC = {
         "uniform": {ALL},
     },
 }  # fmt: skip
+_LINUX = {
+    "device-isolation": {LONE}, "group-isolation": {CLOSED}, "unbind-final": {ALL},
+    "failed-call-changes-nothing": {ALL}, "no-misroute": P2P, "can-p2p-and-pasid": P2P,
+}
+STATIC |= {"linux-7.0": _LINUX, "linux-7.0-no-acs-test": _LINUX}
 
 # What hot-add takes away.
 HOT_ADD = {

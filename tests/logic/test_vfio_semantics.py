@@ -40,6 +40,7 @@ DESIGNS = [(name, hot) for name in builtin_names() for hot in (False, True)]
 IDS = [f"{name}{'+hot-add' if hot else ''}" for name, hot in DESIGNS]
 
 # One group of which one member cannot take a PASID: a loop that meets it fails half-way.
+BAD_PATH = World(("A", "B"), {"A": "g", "B": "g"}, bad_path=frozenset("B"))
 MIXED = World(("A", "B"), {"A": "g", "B": "g"}, incapable=frozenset("B"))
 LATE = (
     World(("A", "B"), {"A": "gA", "B": "gB"}, absent=frozenset("B")),
@@ -62,7 +63,8 @@ def narrow(instance: Instance) -> Instance:
 
 def small_instances(hot: bool) -> Iterator[Instance]:
     """Machines of up to three functions with two containers; hot: some functions appear late."""
-    for world in (*(w for w in SAMPLES if w.absent or not hot), *(LATE if hot else ()), MIXED):
+    for world in (*(w for w in SAMPLES if w.absent or not hot), *(LATE if hot else ()), MIXED,
+                  BAD_PATH):
         yield world.instance(containers=2, pasids=1, spaces=2)
     yield narrow(MIXED.instance(containers=1, pasids=2, spaces=1))
     # A function with a container and a group of its own: deep runs of one call.

@@ -84,10 +84,10 @@ def test_a_claim_that_a_design_does_not_make_is_named() -> None:
 def test_rows_are_chosen_by_id_in_any_case_or_by_the_number_of_the_slice() -> None:
     assert table().only(["p5"]).ids == ["P5"]
     six = table().only(["6"])
-    assert six.ids == ["C6", "P2"]
+    assert six.ids == ["C6", "P2", "F4"]
     assert {m.number for m in six.matrix} == {6}
     both = table().only(["P5", "6"])
-    assert both.ids == ["C6", "P2", "P5"]
+    assert both.ids == ["C6", "P2", "P5", "F4"]
 
 
 def test_an_unknown_row_is_refused_with_what_is_near() -> None:

@@ -37,7 +37,7 @@ def violation() -> runs.RunTrace:
 def test_a_run_reads_as_sentences_and_ends_in_the_objects(violation: runs.RunTrace) -> None:
     text = "\n".join(line for line, _ in runs.lines(violation))
     assert "walk used the low chunk of new with the high chunk of old" in text
-    assert violation.end.objects == {"e1": "entry", "v1": "new", "w1": "old"}
+    assert violation.end.objects == {"e1": "E1", "v1": "new", "w1": "old"}
     assert not any("{" in step.says for step in violation.steps)
 
 
