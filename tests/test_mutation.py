@@ -255,6 +255,7 @@ def test_a_mutant_flips_a_known_verdict(mutant: Mutant) -> None:
     assert holds(goal, instance, replay(changed.system, instance, run)[-1], {})
 
 
+@pytest.mark.slow  # seconds each: the runs above refute the same mutants
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_the_theorem_does_not_hold_of_the_mutant(mutant: Mutant) -> None:
     base, changed = build(mutant.base), mutant.model()

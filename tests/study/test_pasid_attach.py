@@ -30,7 +30,10 @@ HOLDS = {
 }
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", [
+    n if n in {"iommufd-7.0", "iommufd-no-rollback"} else pytest.param(n, marks=pytest.mark.slow)
+    for n in SOME
+])
 def test_verdicts(name: str) -> None:
     found = scenario.load(name).scenario
     for claim in SOME[name]:
@@ -62,6 +65,7 @@ def test_a_guard_less_and_a_claim_falls(design: str, action: str, guard: str, cl
         assert isinstance(decide(broken, goal, 20), Run)
 
 
+@pytest.mark.slow
 def test_hot_add_need_not_wait_for_an_attach() -> None:
     """A member that appears in the loop is visited by it: here the lock is redundant."""
     broken = _without(scenario.load("iommufd-hot-add-replay").scenario, "hot_add",
