@@ -16,11 +16,11 @@ from typing import Final
 from dmaproof.counterexamples.bits.gamma import Args, Gamma
 from dmaproof.counterexamples.bits.landing import Issued, NotReproduced, Seen
 from dmaproof.counterexamples.bits.memory import QUEUES, SPACES, TABLES, Written
-from dmaproof.counterexamples.bits.places import OFFSET, Places, machine_of
+from dmaproof.counterexamples.bits.places import OFFSET
 from dmaproof.counterexamples.bits.qemu import BINARY, NotStarted, Qemu
-from dmaproof.counterexamples.bits.replay import Replay, replay_on_bits
+from dmaproof.counterexamples.bits.replay import Nobody, Replay, replay_on_bits
 from dmaproof.counterexamples.bits.unit import Tables, Unit
-from dmaproof.counterexamples.trace import Trace, instance_of, model_of
+from dmaproof.counterexamples.trace import Trace, model_of
 from dmaproof.model.algebra import PAGE
 from dmaproof.model.design import Payload
 from dmaproof.model.errors import InputError
@@ -30,6 +30,7 @@ from dmaproof.model.vtd.registers import Registers
 
 PAGES: Final = range(SPACES, SPACES + 64 * PAGE)
 _QUEUE_ERROR: Final = 1 << 4
+_FILLS: Final = ("iotlb.fill", "pasid-cache.fill")
 _BY_REQUEST: Final = ("device-isolation", "group-isolation", "container-isolation")
 _SPARE: Final = 1 << 20  # room for the tables that the steps add
 
@@ -55,15 +56,31 @@ def obstacle(trace: Trace) -> str:
     return ""
 
 
+class _Senders(Nobody):
+    """Notes who sends something in the course of a replay."""
+
+    def __init__(self) -> None:
+        self.wires: dict[Bdf, None] = {}
+
+    def stepped(self, gamma: Gamma, action: str, args: Args, stutter: str) -> None:
+        """Note who a fill is for."""
+        if action in _FILLS:
+            self.wires.update(dict.fromkeys(gamma.host.wires(args["r"])))
+
+    def ended(self, gamma: Gamma, seen: Seen) -> None:
+        """Note who sends the requests of the end."""
+        self.wires.update(dict.fromkeys(issued.wire for issued in seen.requests))
+
+
 def requesters(trace: Trace, machine: str | None = None) -> tuple[Bdf, ...]:
-    """Return the requester ids that a trace's functions may send under.
+    """Return the requester ids under which something is sent in a trace.
 
     Raises:
         InputError: the trace contradicts itself, or its machine is missing.
     """
-    model = model_of(trace)
-    places = Places(model, instance_of(trace.facts, model), machine_of(trace, machine))
-    return tuple(places.sharers)
+    senders = _Senders()
+    replay_on_bits(trace, machine, None, senders)
+    return tuple(sorted(senders.wires))
 
 
 @contextmanager
@@ -156,7 +173,7 @@ class Beside:
         """
         self._pass_on()
         self._passed = 0  # the journal is emptied after every step
-        if action in ("iotlb.fill", "pasid-cache.fill") and not stutter:
+        if action in _FILLS and not stutter:
             places = gamma.places
             for wire in gamma.host.wires(args["r"]):
                 address = places.address(args["s"]) + OFFSET

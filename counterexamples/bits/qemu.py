@@ -91,20 +91,19 @@ class Topology:
         return any(rid >> 8 == 0 and rid >> 3 == slot for rid in self.requesters)
 
     def arguments(self) -> list[str]:
-        """Return the arguments that make the ports and devices."""
+        """Return the arguments that make the ports and devices.
+
+        QEMU answers for the other functions of a slot only if it has a function 0.
+        """
         found = []
         for bus, devfn in self._ports.items():
-            found += [
-                "-device",
-                f"pcie-root-port,id=port{bus},chassis={bus},slot={bus},"
-                f"addr={devfn >> 3:#x}.{devfn & 7}",
-            ]
-        for n, rid in enumerate(self.requesters):
+            place = f"addr={devfn >> 3:#x}.{devfn & 7}"
+            found += ["-device", f"pcie-root-port,id=port{bus},chassis={bus},slot={bus},{place}"]
+        firsts = {rid & ~7 for rid in self.requesters}
+        for n, rid in enumerate(sorted(firsts | {*self.requesters})):
             where = f"bus=port{rid >> 8}," if rid >> 8 else ""
-            found += [
-                "-device",
-                f"rocker,name=dma{n},{where}multifunction=on,addr={rid >> 3 & 31:#x}.{rid & 7}",
-            ]
+            place = f"addr={rid >> 3 & 31:#x}.{rid & 7}"
+            found += ["-device", f"rocker,name=dma{n},{where}multifunction=on,{place}"]
         return found
 
     def commands(self) -> list[str]:

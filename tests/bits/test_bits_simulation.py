@@ -279,7 +279,7 @@ def test_bits_follow_the_rules(run: Run, seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None,
+@settings(max_examples=400, deadline=None,
           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(runs(), st.integers(0, 1 << 32))
 def test_bits_follow_the_rules_for_long(run: Run, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from dmaproof.counterexamples.trace import Trace
 from dmaproof.model.design import load
 from dmaproof.model.pcie.machines import load as load_machine
 from dmaproof.model.pcie.machines import machine, names
+from dmaproof.model.pcie.topology import Machine
 
 pytestmark = [
     pytest.mark.oracle,
@@ -167,6 +169,25 @@ def test_ids_of_the_chipset_are_not_placed() -> None:
         Topology([bus << 8 for bus in range(1, 40)])
 
 
+def without_function_0() -> Machine:
+    """Two functions of a slot whose function 0 takes no part."""
+    whole = machine("MF(off)")
+    moved = {"A.0": 2, "A.1": 3}
+    return Machine("no function 0", [
+        replace(d, bdf=replace(d.bdf, function=moved.get(d.label, d.bdf.function)))
+        for d in whole.devices
+    ])
+
+
+def test_a_function_without_a_function_0_in_its_slot() -> None:
+    one = found(load("type1"), without_function_0(), "device-isolation")
+    _, said = beside_qemu(one)
+    assert said.reason == ""
+    assert {str(q.wire)[-1] for q in said.compared} <= {"2", "3"}
+    arguments = Topology([0x0103]).arguments()
+    assert [a.split("addr=")[1] for a in arguments if "rocker" in a] == ["0x0.0", "0x0.3"]
+
+
 def test_a_machine_that_cannot_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     one = trace("type1", "SS", "device-isolation")
     monkeypatch.setattr(on_qemu, "Qemu", lambda *_: Topology([0]))
@@ -215,6 +236,6 @@ def test_traces_of_recorded_machines(tmp_path: Path) -> None:
     for one in traces:
         try:
             expressed += on_one_qemu([one])
-        except ValueError as error:
-            assert "chipset" in str(error) or "slot" in str(error)
-    assert expressed > len(traces) // 2
+        except ValueError as error:  # QEMU's own devices, which the recorded machines have too
+            assert "chipset" in str(error)
+    assert expressed > 30
