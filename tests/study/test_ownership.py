@@ -56,6 +56,7 @@ def test_a_guard_less_and_a_claim_falls(design: str, action: str, guard: str, cl
     # With the function alone put back, a second reset in the group disturbs nobody.
     ("reset-function", "reset.prepare", "no-other-reset-in-group", "blocked-while-reset"),
 ])
+@pytest.mark.slow
 def test_guards_that_are_redundant(design: str, action: str, guard: str, claim: str) -> None:
     broken = _without(scenario.load(design).scenario, action, guard)
     assert isinstance(decide(broken, broken.claims[claim], 30), Proved)

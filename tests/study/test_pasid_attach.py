@@ -31,7 +31,7 @@ HOLDS = {
 
 
 @pytest.mark.parametrize("name", [
-    n if n in {"iommufd-7.0", "iommufd-no-rollback"} else pytest.param(n, marks=pytest.mark.slow)
+    n if n == "iommufd-no-rollback" else pytest.param(n, marks=pytest.mark.slow)
     for n in SOME
 ])
 def test_verdicts(name: str) -> None:
