@@ -21,6 +21,7 @@ from dmaproof.counterexamples.verdict import ANY, Judge, Result, Verdict
 from dmaproof.engine.assumptions import ASSUMPTIONS, Assumptions
 from dmaproof.engine.case import Case
 from dmaproof.engine.driver import Driver
+from dmaproof.engine.prover import LazyProver
 from dmaproof.engine.theorems import NotProved, Prover, Theorem
 from dmaproof.model.design import Design, load
 from dmaproof.model.errors import InputError
@@ -278,7 +279,7 @@ class Asker:
         judge = Judge(design, assumptions, grouping)
         key = (design, judge.model.scheme.hot_add, search)
         if key not in self._drivers:
-            prover = _SearchOnly(judge.model) if search else Prover(judge.model)
+            prover = _SearchOnly(judge.model) if search else LazyProver(judge.model)
             self._drivers[key] = self.driver(judge.model, prover)
         judge.driver = self._drivers[key]
         return judge

@@ -30,7 +30,7 @@ from dmaproof.counterexamples.trace import (
     sentence,
     steps_of,
 )
-from dmaproof.engine.cache import appear
+from dmaproof.engine.cache import keep
 from dmaproof.engine.scenarios import Run
 from dmaproof.model.errors import InputError
 from dmaproof.model.logic.sets import (
@@ -357,4 +357,4 @@ def _world(world: Facts) -> str:
 def write(trace: RunTrace, path: Path) -> None:
     """Write a run, in place of an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    appear(path, trace.dump().encode())
+    keep(path, trace.dump().encode())

@@ -176,3 +176,15 @@ def appear(path: Path, data: bytes, *, replace: bool = True) -> None:
             os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file in one piece, unless it is there with that content.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    appear(path, data)

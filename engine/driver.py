@@ -14,6 +14,7 @@ from typing import NamedTuple
 from dmaproof.engine.case import Case, Chain
 from dmaproof.engine.explicit import Search, search
 from dmaproof.engine.finding import Candidate, Finding, Proof, Unknown
+from dmaproof.engine.prover import LazyProver
 from dmaproof.engine.theorems import NotProved, Prover, Theorem
 from dmaproof.engine.vacuity import Vacuity, Witnesses, check_vacuity
 from dmaproof.engine.worlds import World
@@ -59,7 +60,7 @@ class Driver:
     @classmethod
     def of(cls, model: Model) -> Driver:
         """A driver with a fresh prover."""
-        return cls(model, Prover(model))
+        return cls(model, LazyProver(model))
 
     def theorem(self, prop: Property, premise: Premise) -> Theorem | NotProved:
         """A property under a premise, proved at most once."""

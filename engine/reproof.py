@@ -15,7 +15,7 @@ from dmaproof.engine.candidates import Clause
 from dmaproof.engine.induction import Clock, GaveUp
 from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.system import System
-from dmaproof.model.logic.terms import Formula, Kind, not_, relations
+from dmaproof.model.logic.terms import TRUE, Formula, Kind, not_, relations
 
 
 class Reproof:
@@ -34,31 +34,43 @@ class Reproof:
         self._static = [*first[:cut], *smtlib.axioms(system)]
         self._initially, self._any = first[cut:], later[cut:]
 
-    def script(self, invariant: Sequence[Clause], goal: Formula) -> tuple[str, int]:
+    def script(
+        self, invariant: Sequence[Clause], goal: Formula, fact: Formula = TRUE
+    ) -> tuple[str, int]:
         """Return a script about all obligations, and how many questions it asks."""
-        lines = [*self._static, "(push 1)", *self._initially]
-        lines += [_asked([smtlib.text(not_(c.closed)) for c in invariant]), "(pop 1)", *self._any]
-        lines += [f"(assert {smtlib.text(c.closed)})" for c in invariant]
-        touching = [relations(c.matrix) for c in invariant]
+        closed = [c.closed for c in invariant]  # made once: a clause closes itself anew each time
+        broken = [not_(f) for f in closed]
+        touching = [relations(f) for f in closed]
+        lines = [*self._static, f"(assert {smtlib.text(fact)})", "(push 1)", *self._initially]
+        lines += [_asked([smtlib.text(f) for f in broken]), "(pop 1)", *self._any]
+        lines += [f"(assert {smtlib.text(f)})" for f in closed]
         count = 2
         for act, updated, step in self._actions:
-            broken = [
-                smtlib.flat(smtlib.sexp(not_(c.closed), smtlib.after(act)))
-                for c, rels in zip(invariant, touching, strict=True) if rels & updated
+            after = [
+                smtlib.flat(smtlib.sexp(f, smtlib.after(act)))
+                for f, rels in zip(broken, touching, strict=True) if rels & updated
             ]
-            if broken:  # no other clause can be broken by it
-                lines += ["(push 1)", *step, _asked(broken), "(pop 1)"]
+            if after:  # no other clause can be broken by it
+                lines += ["(push 1)", *step, _asked(after), "(pop 1)"]
                 count += 1
         lines.append(_asked([smtlib.text(not_(goal))]))
         return "\n".join(lines), count
 
-    def holds(self, invariant: Sequence[Clause], goal: Formula, clock: Clock) -> bool:
+    def holds(
+        self, invariant: Sequence[Clause], goal: Formula, clock: Clock, fact: Formula = TRUE
+    ) -> bool:
         """Whether z3 refutes that the invariant fails initially, after a step, or to imply *goal*.
+
+        Args:
+            invariant: the clauses.
+            goal: a closed formula.
+            clock: how long it may take.
+            fact: a closed formula over facts that the proof assumes.
 
         Raises:
             GaveUp: time ran out, or the solver broke.
         """
-        script, count = self.script(invariant, goal)
+        script, count = self.script(invariant, goal, fact)
         limit = clock.left_ms("the re-check of an invariant")
         context = z3.Context()  # lives as long as the question: its reference is a bare pointer
         try:

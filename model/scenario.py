@@ -248,6 +248,20 @@ def builtins() -> Mapping[str, StudyDesign]:
     return {d.name: d for d in sorted(found, key=lambda d: (d.year, d.name))}
 
 
+@cache
+def builtin(name: str) -> StudyDesign:
+    """A built-in design; the others are not read.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    file = f"{name}.toml"
+    entry = resources.files("dmaproof.model.designs.study").joinpath(file)
+    if "/" in name or not entry.is_file():
+        raise KeyError(name)
+    return parse(entry.read_text("utf-8"), file)
+
+
 def builtin_text(name: str) -> str:
     """The TOML text of a built-in design.
 

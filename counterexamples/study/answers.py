@@ -24,7 +24,7 @@ from dmaproof.counterexamples.study import fabric
 from dmaproof.counterexamples.study.searches import CachedDriver
 from dmaproof.counterexamples.verdict import Result, Verdict, slug
 from dmaproof.engine import certificate
-from dmaproof.engine.cache import Cache, appear, key_of, program
+from dmaproof.engine.cache import Cache, keep, key_of, program
 from dmaproof.engine.candidates import Clause
 from dmaproof.engine.known import Known
 from dmaproof.engine.library import text_of
@@ -32,7 +32,7 @@ from dmaproof.engine.scenarios import Found as Decided
 from dmaproof.engine.scenarios import Open, Proved, Run
 from dmaproof.engine.theorems import Theorem
 from dmaproof.model.errors import InputError
-from dmaproof.model.scenario import Claim, ClaimKind, StudyDesign, builtins
+from dmaproof.model.scenario import Claim, ClaimKind, StudyDesign, builtin
 from dmaproof.model.vfio.build import Model
 from dmaproof.model.vtd import lemmas
 
@@ -142,7 +142,7 @@ class Answerer:
         for question in questions(job):
             try:
                 if job.kind == "scenario":
-                    yield self._claim(question, builtins()[job.name], question[2])
+                    yield self._claim(question, builtin(job.name), question[2])
                 elif job.kind == "lemma":
                     yield self._lemma(question, job.name)
                 else:
@@ -269,7 +269,7 @@ class Answerer:
                 answer = Answer(question, "proved", "values", lemma.says, about, origin=origin)
                 script = verdict.script.encode()
                 return self._file(answer, "certificate", f"lemmas/{slug(name)}.smt2",
-                                  lambda path: appear(path, script))
+                                  lambda path: keep(path, script))
             case "refuted":
                 return Answer(question, "refuted", "values", f"not so for {values}", about,
                               origin=origin)
@@ -288,7 +288,7 @@ class Answerer:
                             shapes.assumptions, origin=shapes.origin)
             text = shapes.machine.encode()
             yield self._file(answer, "trace", f"machines/{slug(name)}.json",
-                             partial(appear, data=text)) if text else answer
+                             partial(keep, data=text)) if text else answer
 
     # -- bind designs on machines -----------------------------------------------------------
 
@@ -336,7 +336,7 @@ class Answerer:
         text = found.trace.dump().encode()
         literals = "".join(f"--{n}={v}" for n, v in check.assume.items())
         name = slug(f"{found.subject.replace(' / ', '--')}{literals}")
-        return self._file(answer, "trace", f"traces/{name}.json", lambda path: appear(path, text))
+        return self._file(answer, "trace", f"traces/{name}.json", lambda path: keep(path, text))
 
 
 def _kept_lemma(lemma: lemmas.Lemma, kept: Any) -> lemmas.LemmaVerdict | None:  # noqa: ANN401

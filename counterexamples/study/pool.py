@@ -89,6 +89,66 @@ def _environment() -> dict[str, str]:
     return found
 
 
+class Team:
+    """Workers that start at once, so that they are ready when the jobs are; see `spread`."""
+
+    def __init__(
+        self, make: Callable[..., Work], arguments: tuple[Any, ...], workers: int
+    ) -> None:
+        """Start the workers.
+
+        Args:
+            make: called with *arguments* in each worker; returns what does a job.
+            arguments: picklable.
+            workers: how many processes.
+        """
+        self._make, self._arguments, self._size = make, arguments, max(1, workers)
+        self._members: list[_Worker] = []
+        try:
+            for _ in range(self._size):
+                self._members.append(_Worker(make, arguments))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Team:
+        """Return the team."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End all workers."""
+        self.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        while self._members:
+            self._members.pop().close()
+
+    def spread(self, jobs: Sequence[tuple[Any, float]]) -> Iterator[Event]:
+        """Do jobs; yields events as they come.
+
+        Args:
+            jobs: each with its budget of time in seconds.
+        """
+        left = list(enumerate(jobs))
+        try:
+            while left or any(w.number is not None for w in self._members):
+                while left and len(self._members) < min(self._size, len(left)):
+                    self._members.append(_Worker(self._make, self._arguments))
+                for worker in self._members:
+                    if worker.number is None and left:
+                        number, (job, seconds) = left.pop(0)
+                        worker.give(number, job, seconds + GRACE_SECONDS)
+                        yield Event(number, "start")
+                for worker in list(self._members):
+                    if worker.number is None and not left:
+                        self._members.remove(worker)
+                        worker.close()
+                yield from _listen(self._members)
+        finally:
+            self.close()
+
+
 def spread(
     make: Callable[..., Work],
     arguments: tuple[Any, ...],
@@ -103,25 +163,8 @@ def spread(
         jobs: each with its budget of time in seconds.
         workers: how many processes.
     """
-    team: list[_Worker] = []
-    left = list(enumerate(jobs))
-    try:
-        while left or any(w.number is not None for w in team):
-            while left and len(team) < min(workers, len(jobs)):
-                team.append(_Worker(make, arguments))
-            for worker in team:
-                if worker.number is None and left:
-                    number, (job, seconds) = left.pop(0)
-                    worker.give(number, job, seconds + GRACE_SECONDS)
-                    yield Event(number, "start")
-            for worker in list(team):
-                if worker.number is None and not left:
-                    team.remove(worker)
-                    worker.close()
-            yield from _listen(team)
-    finally:
-        for worker in team:
-            worker.close()
+    if jobs:
+        yield from Team(make, arguments, min(workers, len(jobs))).spread(jobs)
 
 
 def _listen(team: list[_Worker]) -> Iterator[Event]:

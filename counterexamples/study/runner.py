@@ -15,7 +15,7 @@ from dmaproof.counterexamples.study.answers import (
     questions,
     undecided,
 )
-from dmaproof.counterexamples.study.pool import Event, Work, spread
+from dmaproof.counterexamples.study.pool import Event, Team, Work
 from dmaproof.counterexamples.study.table import (
     FabricRow,
     LemmaRow,
@@ -147,15 +147,28 @@ class Progress:
     running: list[str] = field(default_factory=list)
 
 
+def team(settings: Settings) -> Team:
+    """Start the workers; they get ready while the rows are read."""
+    return Team(answerer, (settings,), settings.workers or os.cpu_count() or 1)
+
+
 def study(
-    table: Table, settings: Settings, progress: Callable[[Progress], None] = lambda _: None
+    table: Table, settings: Settings, progress: Callable[[Progress], None] = lambda _: None,
+    workers: Team | None = None,
 ) -> list[Verdict]:
-    """Answer every row, in the order of the rows."""
+    """Answer every row, in the order of the rows.
+
+    Args:
+        table: the rows.
+        settings: how.
+        progress: told after each event.
+        workers: started before, with the same settings.
+    """
     Cache(settings.cache).tidy()
     jobs = jobs_of(table)
     known: dict[tuple[Any, ...], list[Answer]] = {}
     state = Progress(len(jobs))
-    for event in _events(jobs, settings):
+    for event in _events(jobs, settings, workers or team(settings)):
         job = jobs[event.number]
         match event.kind:
             case "start":
@@ -172,10 +185,10 @@ def study(
     return list(_verdicts(table, known))
 
 
-def _events(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
-    budgets = [(job, settings.seconds * max(1, len(questions(job)))) for job in jobs]
-    workers = settings.workers or os.cpu_count() or 1
-    return spread(answerer, (settings,), budgets, workers)
+def _events(jobs: Sequence[Job], settings: Settings, workers: Team) -> Iterator[Event]:
+    return workers.spread(
+        [(job, settings.seconds * max(1, len(questions(job)))) for job in jobs]
+    )
 
 
 def _lost(known: dict[tuple[Any, ...], list[Answer]], job: Job, reason: str) -> None:

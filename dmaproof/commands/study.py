@@ -13,6 +13,7 @@ import click
 from dmaproof.commands.options import json_option
 
 if TYPE_CHECKING:
+    from dmaproof.counterexamples.study.pool import Team
     from dmaproof.counterexamples.study.runner import Settings, Verdict
     from dmaproof.counterexamples.study.table import Table
     from dmaproof.terminal import Screen
@@ -59,28 +60,34 @@ def study(
 
     Exit code: 0 all as expected, 1 something differs, 2 bad input, 3 something is undecided.
     """
-    from dmaproof.counterexamples.study.runner import SCHEMA, Settings, exit_code
-    from dmaproof.counterexamples.study.table import table
     from dmaproof.engine.cache import default_folder
     from dmaproof.terminal import Screen
 
     if math.isnan(seconds):  # passes every comparison of a range
         raise click.BadParameter("is not a number", param_hint="--seconds")
-    chosen = table().only(rows) if rows else table()
     screen = Screen()
     if listing:
-        _list(screen, chosen, as_json=as_json)
+        _list(screen, _chosen(rows), as_json=as_json)
         return 0
     _writable(out)
     kept = None if no_cache else (cache or default_folder())
+    from dmaproof.counterexamples.study.runner import SCHEMA, Settings, exit_code, team
+
     settings = Settings(kept, out, seconds, jobs or 0, not no_library)
-    verdicts = _with_progress(screen, chosen, settings, quiet=as_json)
+    with team(settings) as workers:  # they start while the rows are read
+        verdicts = _with_progress(screen, _chosen(rows), settings, workers, quiet=as_json)
     if as_json:
         data = {"schema": SCHEMA, "rows": [v.data() for v in verdicts]}
         click.echo(json.dumps(data, indent=1))
     else:
         _show(screen, verdicts)
     return exit_code(verdicts)
+
+
+def _chosen(rows: tuple[str, ...]) -> Table:
+    from dmaproof.counterexamples.study.table import table
+
+    return table().only(rows) if rows else table()
 
 
 def _writable(out: Path) -> None:
@@ -111,14 +118,14 @@ def _list(screen: Screen, table: Table, *, as_json: bool) -> None:
 
 
 def _with_progress(
-    screen: Screen, table: Table, settings: Settings, *, quiet: bool
+    screen: Screen, table: Table, settings: Settings, workers: Team, *, quiet: bool
 ) -> list[Verdict]:
     """Run with a live line on a terminal: how far, which questions run."""
     from dmaproof.counterexamples.study.runner import Progress as State
     from dmaproof.counterexamples.study.runner import study as decide
 
     if quiet or not screen.console.is_terminal:
-        return decide(table, settings)
+        return decide(table, settings, workers=workers)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("study"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -131,7 +138,7 @@ def _with_progress(
             bar.update(task, total=state.total, completed=state.done,
                        description=f"{state.answers} answers; {names}")
 
-        return decide(table, settings, tell)
+        return decide(table, settings, tell, workers)
 
 
 def _show(screen: Screen, verdicts: Sequence[Verdict]) -> None:
