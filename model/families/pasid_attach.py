@@ -318,7 +318,8 @@ def _pasid_calls(r: Rules) -> list[Action]:
         Actor.USER, "The user detaches {f}, PASID {p}"))
     acts.append(action(
         "core_attach_pasid", (F, P, H),
-        [here, r.unlocked(F), r.not_zero(), r.fits(), r.unused(), Guard("compatible", COMPAT(H))],
+        [here, r.unlocked(F), r.not_zero(), r.fits(), r.unused(), Guard("compatible", COMPAT(H)),
+         *([r.free_of_reserved()] if o.reserved_for_pasid else [])],
         [*r.wish(P), insert(ATTACHED, F, P), insert(WANTED, F, P),
          insert(CORE, _group(F), P, H), r.program(P, and_(r.serves(F, _X), CAPABLE(_X)))],
         Actor.USER, "A driver in the kernel attaches {f}, PASID {p}, to {h}"))
