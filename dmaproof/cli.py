@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "reach": "Why one function acts as another, and what would cut it.",
     "fabric": "Theorems about groups and leaks over all topologies up to a size.",
     "translate": "Outcomes of requests on recorded or made-up table images.",
+    "export": "A question about a finite instance, for other model checkers.",
     "trace": "Show or replay a refutation.",
     "certify": "Re-check the certificate of a proof with cvc5.",
     "design": "List, show and validate bind designs.",
