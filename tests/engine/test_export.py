@@ -17,7 +17,7 @@ from logic.strategies import HELD, LINK, instances, systems
 from dmaproof.engine.bmc import bmc
 from dmaproof.engine.explicit import search
 from dmaproof.engine.export import aiger, btor2, promela
-from dmaproof.engine.export.finite import Finite, finite, grown, holds
+from dmaproof.engine.export.finite import Finite, FiniteStep, finite, grown, holds
 from dmaproof.engine.scenarios import goal_of
 from dmaproof.engine.spacer import ask, spacer
 from dmaproof.model.logic.ground import GroundSystem
@@ -383,3 +383,38 @@ def test_abc_agrees_with_the_search_on_random_systems(
         folder = tmp_path_factory.mktemp("abc")
         said = asked_of_abc(question, folder)
         assert said == ("unsafe" if explicit.traces else "safe")
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(SPIN is None or GCC is None, reason="spin or gcc is not installed")
+@pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_spin_agrees_with_the_search_on_random_systems(
+    tmp_path_factory: pytest.TempPathFactory, examples: int
+) -> None:
+    @given(st.data())
+    @settings(max_examples=examples, deadline=None, database=None)
+    def agree_with_spin(data: st.DataObject) -> None:
+        system, instance = data.draw(systems()), data.draw(instances())
+        goal = data.draw(st.sampled_from(GOALS))
+        ground = GroundSystem(system, instance)
+        question = finite(ground, goal, "random")
+        explicit = search(system, instance, {"g": not_(goal)}, max_states=5_000, symmetric=False)
+        if question.bits and (explicit.exhausted or explicit.traces):
+            said = asked_of_spin(question, tmp_path_factory.mktemp("spin"))
+            assert said == ("unsafe" if explicit.traces else "safe")
+
+    agree_with_spin()
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(SPIN is None or GCC is None, reason="spin or gcc is not installed")
+@pytest.mark.parametrize(("bad", "result"), [
+    (("and", ("not", ("bit", 0)), ("bit", 1)), "unsafe"),
+    (("and", ("bit", 0), ("bit", 1)), "safe"),
+    (("and", ("not", ("bit", 0)), ("not", ("bit", 1))), "safe"),
+])
+def test_spin_updates_all_bits_at_once(bad: Any, result: str, tmp_path: Path) -> None:
+    swap = FiniteStep("swap", 0, True, ((0, ("bit", 1)), (1, ("bit", 0))))
+    question = Finite("swap", ("s_a", "s_b"), (True, False), (swap,), bad, (0, 1))
+    assert asked_of_spin(question, tmp_path) == result
+    assert ask(question).result == result
