@@ -257,6 +257,9 @@ class Found:
 class _SearchOnly(Prover):
     """Proves nothing: for questions that a run settles."""
 
+    def known(self, prop: Property, premise: Premise) -> Theorem | None:
+        return None
+
     def prove(self, prop: Property, premise: Premise) -> Theorem | NotProved:
         return NotProved(f"{prop.id} under {premise} was not asked for a proof", gave_up=True)
 

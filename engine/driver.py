@@ -1,5 +1,6 @@
-"""Picks and combines the engines: theorem first, then the search for a shortest run.
+"""Picks and combines the engines: a known theorem, a short run, inference, a thorough search.
 
+Inference takes seconds, a first look for a run a fraction of one, so the look comes before it.
 A machine inherits a theorem when its facts meet the theorem's premise. Where it does not, the run
 is searched on the functions at the ends of the offending edges, which is enough for a machine of
 any size because a run on a part of a machine is a run on the machine.
@@ -7,12 +8,12 @@ any size because a run on a part of a machine is a run on the machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 from dmaproof.engine.case import Case, Chain
-from dmaproof.engine.explicit import Search, search
+from dmaproof.engine.explicit import Explorer, Search, search
 from dmaproof.engine.finding import Candidate, Finding, Proof, Unknown
 from dmaproof.engine.prover import LazyProver
 from dmaproof.engine.theorems import NotProved, Prover, Theorem
@@ -27,15 +28,13 @@ from dmaproof.properties.registry import PROPERTIES, applicable
 COUNTS = (2, 1, 1)
 """Containers, PASIDs (besides none) and spaces of a search; a violation needs no more."""
 
-BUDGETS = (4_000, 60_000)
+FIRST, THOROUGH = 4_000, 60_000
 """States a world: a first look everywhere, then a thorough one."""
 
 SEARCH_SECONDS = 20.0
 
-
-class _Key(NamedTuple):
-    world: World
-    budget: int
+MOST_EXPLORERS = 32
+"""Worlds of which the states visited so far are kept for the next property."""
 
 
 @dataclass
@@ -50,7 +49,9 @@ class Driver:
     model: Model
     prover: Prover
     _theorems: dict[tuple[str, Premise], Theorem | NotProved] = field(default_factory=dict)
-    _searches: dict[_Key, Search] = field(default_factory=dict)
+    _explorers: dict[World, Explorer] = field(default_factory=dict)
+    _looks: dict[tuple[World, str], Search] = field(default_factory=dict)
+    _searches: dict[World, Search] = field(default_factory=dict)
     _vacuity: dict[Premise, Vacuity] = field(default_factory=dict)
 
     @cached_property
@@ -83,15 +84,32 @@ class Driver:
 
     def decide(self, prop: Property, case: Case) -> Finding:
         """Prove or refute a property on a machine."""
+        premises = [p for p in self._ordered(prop, case) if case.breaks(p, self.model) is None]
+        for premise in premises:
+            if self.prover.known(prop, premise) is not None:
+                proof = self._proof(prop, premise)
+                if proof is not None:
+                    return proof
+        run, depth = self._search(prop, case, self._look)
+        if run is not None:
+            return run
         reasons = []
-        for premise in self._ordered(prop, case):
-            if case.breaks(premise, self.model) is not None:
-                continue
+        for premise in premises:
+            proof = self._proof(prop, premise)
+            if proof is not None:
+                return proof
             found = self.theorem(prop, premise)
-            if isinstance(found, Theorem):
-                return Proof(found, premise)
+            assert isinstance(found, NotProved)
             reasons.append(f"under {premise}: {found.reason}")
-        return self._search(prop, case, "; ".join(reasons))
+        run, depth = self._search(prop, case, self._explore)
+        if run is not None:
+            return run
+        reason = "; ".join(reasons) or "no theorem has a premise that the machine meets"
+        return Unknown(f"{reason}; the search found no run", depth)
+
+    def _proof(self, prop: Property, premise: Premise) -> Proof | None:
+        found = self.theorem(prop, premise)
+        return Proof(found, premise) if isinstance(found, Theorem) else None
 
     def _ordered(self, prop: Property, case: Case) -> list[Premise]:
         """Premises in the order in which they are tried: that no bind is possible says most."""
@@ -100,18 +118,19 @@ class Driver:
             return [first, *(p for p in prop.premises if p is not first)]
         return list(prop.premises)
 
-    def _search(self, prop: Property, case: Case, why_not_proved: str) -> Finding:
+    def _search(
+        self, prop: Property, case: Case, how: Callable[[World, Property], Search]
+    ) -> tuple[Candidate | None, int | None]:
+        """A run, or how deep none was found."""
         depth: int | None = None
-        for budget in BUDGETS:
-            for chain in self._chains(prop, case):
-                world = case.world(chain.functions, self._absent(chain))
-                result = self._explore(world, budget)
-                if prop.id in result.traces:
-                    steps = tuple(result.traces[prop.id])
-                    return Candidate(chain, world, COUNTS, steps)
-                depth = result.depth if depth is None else min(depth, result.depth)
-        reason = why_not_proved or "no theorem has a premise that the machine meets"
-        return Unknown(f"{reason}; the search found no run", depth)
+        for chain in self._chains(prop, case):
+            world = case.world(chain.functions, self._absent(chain))
+            result = how(anonymous(world), prop)
+            if prop.id in result.traces:
+                steps = tuple(result.traces[prop.id])
+                return Candidate(chain, world, COUNTS, steps), None
+            depth = result.depth if depth is None else min(depth, result.depth)
+        return None, depth
 
     def _absent(self, chain: Chain) -> frozenset[Bdf]:
         """With hot-add, the function that acts is plugged in later."""
@@ -129,16 +148,30 @@ class Driver:
         chains = [case.chain(p) for p in dict.fromkeys(pairs)]
         return [chain for chain in dict.fromkeys(chains) if case.certain(chain)]
 
-    def _explore(self, world: World, budget: int) -> Search:
-        abstract = anonymous(world)
-        known = self._searches.get(_Key(abstract, budget))
-        if known is None:
-            known = self._searches[_Key(abstract, budget)] = self._search_of(abstract, budget)
-        return known
+    def _look(self, world: World, prop: Property) -> Search:
+        """A first look for a run that settles a property."""
+        key = (world, prop.id)
+        if key not in self._looks:
+            self._looks[key] = self._look_at(world, prop)
+        return self._looks[key]
 
-    def _search_of(self, world: World, budget: int) -> Search:
+    def _look_at(self, world: World, prop: Property) -> Search:
+        if world not in self._explorers:
+            if len(self._explorers) >= MOST_EXPLORERS:
+                del self._explorers[next(iter(self._explorers))]
+            self._explorers[world] = Explorer(self.model.system, world.instance(*COUNTS))
+        goals = {prop.id: target(prop, self.model)}
+        return self._explorers[world].look(goals, max_states=FIRST, seconds=SEARCH_SECONDS)
+
+    def _explore(self, world: World, prop: Property) -> Search:
+        """A thorough search for runs that settle any property, once a world."""
+        if world not in self._searches:
+            self._searches[world] = self._search_of(world)
+        return self._searches[world]
+
+    def _search_of(self, world: World) -> Search:
         return search(self.model.system, world.instance(*COUNTS), self._targets(),
-                      max_states=budget, seconds=SEARCH_SECONDS)
+                      max_states=THOROUGH, seconds=SEARCH_SECONDS)
 
     def _targets(self) -> dict[str, Formula]:
         """What a run may lead to: a violation, or for a `can` property its witness."""

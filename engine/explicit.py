@@ -55,64 +55,98 @@ def search(
         seconds: budget of time.
         symmetric: visit one state of each orbit.
     """
-    ground = GroundSystem(system, instance)
-    canonical = Canonical(ground).form if symmetric else _same
-    successors = ground.compile_successors()
-    wanted = {name: ground.compile_formula(f) for name, f in targets.items()}
-    result = Search()
-    start = ground.initial
-    parent: dict[int, tuple[int, int] | None] = {canonical(start): None}
-    # An orbit is expanded once, from the concrete state that reached it first: numbers of actions
-    # along the parents therefore fit together into a run.
-    deadline = time.monotonic() + seconds
-    level = [start]
-    _reached(wanted, result, start, ground, parent, canonical)
-    while level and wanted:
-        following = []
-        for state in level:
-            key = canonical(state)
-            for number, after in successors(state):
-                form = canonical(after)
-                if form in parent:
-                    continue
-                parent[form] = (key, number)
-                following.append(after)
-                _reached(wanted, result, after, ground, parent, canonical)
-            if not wanted:
-                break
-            if len(parent) > max_states or time.monotonic() > deadline:
-                what = f"{max_states} states" if len(parent) > max_states else f"{seconds:g} s"
-                result.reason = f"the budget of {what} is used up"
-                result.states = len(parent)
-                return result
-        level = following
-        result.depth += 1
-    result.states = len(parent)
-    result.exhausted = not level
-    return result
+    explorer = Explorer(system, instance, symmetric=symmetric)
+    return explorer.look(targets, max_states=max_states, seconds=seconds)
 
 
 def _same(state: int) -> int:
     return state
 
 
-def _reached(
-    wanted: dict[str, Callable[[int], bool]],
-    result: Search,
-    state: int,
-    ground: GroundSystem,
-    parent: Mapping[int, tuple[int, int] | None],
-    canonical: Callable[[int], int],
-) -> None:
-    for name in [n for n, test in wanted.items() if test(state)]:
-        del wanted[name]
-        steps = []
-        at = parent[canonical(state)]
-        while at is not None:
-            key, number = at
-            steps.append(Step(*ground.describe(number)))
-            at = parent[key]
-        result.traces[name] = steps[::-1]
+class Explorer:
+    """A search that can be asked again: it goes on where the last question left it.
+
+    An orbit is expanded once, from the concrete state that reached it first: numbers of actions
+    along the parents therefore fit together into a run.
+    """
+
+    def __init__(self, system: System, instance: Instance, *, symmetric: bool = True) -> None:
+        """Stand at the initial state.
+
+        Args:
+            system: the transition system.
+            instance: the finite instance.
+            symmetric: visit one state of each orbit.
+        """
+        self._ground = ground = GroundSystem(system, instance)
+        self._canonical = Canonical(ground).form if symmetric else _same
+        self._successors = ground.compile_successors()
+        start = self._canonical(ground.initial)
+        self._parent: dict[int, tuple[int, int] | None] = {start: None}
+        self._level = [ground.initial]
+        self._place = 0  # in the level: what is before it is expanded
+        self._following: list[int] = []
+        self._depth = 0
+
+    def look(
+        self, targets: Mapping[str, Formula], *, max_states: int, seconds: float
+    ) -> Search:
+        """Look for the shortest runs to states where closed formulas hold.
+
+        Args:
+            targets: name -> formula to reach.
+            max_states: budget of states, those of earlier questions included.
+            seconds: budget of time.
+        """
+        wanted = {name: self._ground.compile_formula(f) for name, f in targets.items()}
+        result = Search()
+        deadline = time.monotonic() + seconds
+        for form in self._parent:  # in the order of the visits; a formula knows no names
+            self._reached(wanted, result, form, form)
+            if not wanted:
+                break
+        while self._level and wanted:
+            if len(self._parent) > max_states or time.monotonic() > deadline:
+                many = len(self._parent) > max_states
+                what = f"{max_states} states" if many else f"{seconds:g} s"
+                result.reason = f"the budget of {what} is used up"
+                break
+            self._expand(wanted, result)
+        result.states, result.depth = len(self._parent), self._depth
+        if self._place and not wanted:
+            result.depth += 1
+        result.exhausted = not self._level
+        return result
+
+    def _expand(self, wanted: dict[str, Callable[[int], bool]], result: Search) -> None:
+        """Visit what one more state leads to."""
+        canonical, parent = self._canonical, self._parent
+        state = self._level[self._place]
+        key = canonical(state)
+        for number, after in self._successors(state):
+            form = canonical(after)
+            if form not in parent:
+                parent[form] = (key, number)
+                self._following.append(after)
+                self._reached(wanted, result, after, form)
+        self._place += 1
+        if self._place == len(self._level):
+            self._level, self._following, self._place = self._following, [], 0
+            self._depth += 1
+
+    def _reached(
+        self, wanted: dict[str, Callable[[int], bool]], result: Search, state: int, form: int
+    ) -> None:
+        """Note a run for each target that holds in a state, whose canonical form is given."""
+        for name in [n for n, test in wanted.items() if test(state)]:
+            del wanted[name]
+            steps = []
+            at = self._parent[form]
+            while at is not None:
+                key, number = at
+                steps.append(Step(*self._ground.describe(number)))
+                at = self._parent[key]
+            result.traces[name] = steps[::-1]
 
 
 class Canonical:

@@ -199,6 +199,11 @@ class Prover:
         design, hot_add = self.model.design.name, self.model.scheme.hot_add
         return Theorem(design, prop.id, premise, hot_add, tuple(clauses))
 
+    def known(self, prop: Property, premise: Premise) -> Theorem | None:
+        """Return what the library proves of a question, without inference."""
+        found = self._known(prop, premise)
+        return found if isinstance(found, Theorem) else None
+
     def prove(self, prop: Property, premise: Premise) -> Theorem | NotProved:
         """Prove a property under a premise, or say why that failed."""
         known = self._known(prop, premise)

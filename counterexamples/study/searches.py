@@ -6,17 +6,19 @@ counts. That a search found none leads to *undecided* at worst, never to a proof
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from dmaproof.engine.cache import Cache, key_of, program
-from dmaproof.engine.driver import COUNTS, Driver
+from dmaproof.engine.driver import COUNTS, FIRST, THOROUGH, Driver, target
 from dmaproof.engine.explicit import Search
 from dmaproof.engine.known import world_text
 from dmaproof.engine.theorems import NotProved, Theorem
 from dmaproof.engine.worlds import World
 from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.sets import Step
+from dmaproof.model.logic.terms import Formula
 from dmaproof.model.vfio.build import Model
 from dmaproof.properties.base import Premise, Property
 
@@ -44,17 +46,29 @@ class CachedDriver(Driver):
             self.noted[found.name] = (found, self.model)
         return found
 
-    def _search_of(self, world: World, budget: int) -> Search:
-        targets = self._targets()
-        instance = world.instance(*COUNTS)
+    def _look_at(self, world: World, prop: Property) -> Search:
+        goals = {prop.id: target(prop, self.model)}
+        return self._once(world, FIRST, goals, lambda: super(CachedDriver, self)._look_at(
+            world, prop
+        ))
+
+    def _search_of(self, world: World) -> Search:
+        return self._once(world, THOROUGH, self._targets(), lambda: (
+            super(CachedDriver, self)._search_of(world)
+        ))
+
+    def _once(
+        self, world: World, budget: int, targets: Mapping[str, Formula], ask: Callable[[], Search]
+    ) -> Search:
         key = key_of([
-            program("model", "properties", "engine"), self._system, world_text(instance),
-            str(budget), *(f"{n}: {smtlib.text(f)}" for n, f in targets.items()),
+            program("model", "properties", "engine"), self._system,
+            world_text(world.instance(*COUNTS)), str(budget),
+            *(f"{n}: {smtlib.text(f)}" for n, f in targets.items()),
         ])
         kept = self._kept(key)
         if kept is not None:
             return kept
-        found = super()._search_of(world, budget)
+        found = ask()
         self.cache.put(key, {
             "traces": {n: [[s.action, *s.args] for s in t] for n, t in found.traces.items()},
             "depth": found.depth, "exhausted": found.exhausted, "reason": found.reason,
