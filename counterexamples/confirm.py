@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from dmaproof.counterexamples.bits.fabric import topology_of
 from dmaproof.counterexamples.explain import Falsified, holder
@@ -19,7 +20,7 @@ from dmaproof.counterexamples.trace import (
     sentence,
 )
 from dmaproof.engine.case import Case, Chain
-from dmaproof.engine.driver import target
+from dmaproof.engine.driver import anonymous, target
 from dmaproof.engine.explicit import search
 from dmaproof.engine.finding import Candidate
 from dmaproof.engine.worlds import World
@@ -67,19 +68,73 @@ def confirm(candidate: Candidate, prop: Property, model: Model, case: Case) -> T
         if len(candidate.chain.functions) > 1:
             absent |= {candidate.chain.functions[0]}
     world = case.world(closed, absent)
-    instance = world.instance(*candidate.counts)
-    steps: list[Step] | None = _completed(_moved(candidate, instance, model), model, instance)
-    problem = _problem(steps, prop, model, instance)
-    if problem and len(closed) <= CLOSED_LIMIT:
-        steps = _searched(prop, model, instance)
-        problem = _problem(steps, prop, model, instance)
-    if problem or steps is None:
-        return Refused(problem)
-    steps = minimised(steps, prop, model, instance)
-    small, steps = _without_idle(steps, prop, model, world, candidate.counts)
-    trace = _written(small, steps, prop, model, case)
+    found = _settled(
+        _Identical(model), prop, anonymous(world), candidate.counts,
+        tuple(_moved(candidate, world.instance(*candidate.counts), model)),
+    )
+    if isinstance(found, Refused):  # once more, to tell it in the machine's names
+        instance = world.instance(*candidate.counts)
+        steps = _completed(_moved(candidate, instance, model), model, instance)
+        return Refused(_problem(steps, prop, model, instance) or found.reason)
+    for name in [n for i, n in enumerate(world.functions) if i not in found.functions]:
+        smaller = _drop(world, name)
+        assert smaller is not None
+        world = smaller
+    small = world.instance(*found.counts)
+    trace = _written(small, list(found.steps), prop, model, case)
     problem = replayed(trace)
     return Refused(problem) if problem else trace
+
+
+@dataclass(frozen=True, eq=False)
+class _Identical:
+    """A model as part of a key: two are the same if they are one object."""
+
+    model: Model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identical) and other.model is self.model
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A run without anything that it does not need.
+
+    Attributes:
+        functions: places of those that are left, in the order of the world.
+        counts: containers, PASIDs and spaces that are left.
+    """
+
+    steps: tuple[Step, ...]
+    functions: tuple[int, ...]
+    counts: tuple[int, int, int]
+
+
+@lru_cache(maxsize=1024)
+def _settled(
+    model: _Identical, prop: Property, world: World, counts: tuple[int, int, int],
+    given: tuple[Step, ...],
+) -> _Settled | Refused:
+    """Replay and minimise a run on a world whose functions have no names of their own.
+
+    Many machines differ in names only, so that one answer serves them all.
+    """
+    system = model.model
+    instance = world.instance(*counts)
+    steps: list[Step] | None = _completed(list(given), system, instance)
+    problem = _problem(steps, prop, system, instance)
+    if problem and len(world.functions) <= CLOSED_LIMIT:
+        steps = _searched(prop, system, instance)
+        problem = _problem(steps, prop, system, instance)
+    if problem or steps is None:
+        return Refused(problem)
+    steps = minimised(steps, prop, system, instance)
+    left, counts, steps = _without_idle(steps, prop, system, world, counts)
+    places = tuple(i for i, n in enumerate(world.functions) if n in left.functions)
+    return _Settled(tuple(steps), places, counts)
 
 
 def _closed(chain: Chain, case: Case) -> tuple[Bdf, ...]:
@@ -160,7 +215,7 @@ def minimised(
 
 def _without_idle(
     steps: list[Step], prop: Property, model: Model, world: World, counts: tuple[int, int, int]
-) -> tuple[Instance, list[Step]]:
+) -> tuple[World, tuple[int, int, int], list[Step]]:
     """Fewer containers, functions: objects that take no part are left out if it still replays."""
     instance = world.instance(*counts)
     if counts[0] > 1:
@@ -176,7 +231,7 @@ def _without_idle(
         if not _problem(moved, prop, model, other):
             assert moved is not None
             world, instance, steps = smaller, other, moved
-    return instance, steps
+    return world, counts, steps
 
 
 def _fits(steps: list[Step], model: Model, instance: Instance) -> list[Step] | None:

@@ -23,6 +23,7 @@ from dmaproof.model.logic.system import System
 from dmaproof.model.logic.terms import Formula, not_
 
 Expr = Any
+Context = Any
 
 z3.set_param("memory_max_size", 4096)  # MiB a process: a query that needs more has run away
 
@@ -61,9 +62,9 @@ class Clock:
 class _Query:
     """A solver with named assumptions."""
 
-    def __init__(self, what: str, script: Iterable[str]) -> None:
+    def __init__(self, what: str, script: Iterable[str], apart: Context) -> None:
         self.what = what
-        self.solver = z3.SimpleSolver()
+        self.solver = z3.SimpleSolver(ctx=apart)
         self.solver.from_string("\n".join(script))
 
     def core(self, assumptions: Mapping[str, Expr], clock: Clock) -> frozenset[str] | None:
@@ -127,9 +128,12 @@ class Inductor:
         self.system = system
         self.clauses = list(clauses)
         self._scripts = Scripts(system, premises, self.clauses)
-        self._names = {name: z3.Bool(premise(name)) for name in premises}
-        self._names |= {str(i): z3.Bool(hold(i)) for i in range(len(self.clauses))}
-        self._broken = [z3.Bool(broken(i)) for i in range(len(self.clauses))]
+        # A context of its own: what else the process has asked changes neither the time nor the
+        # answer, and the memory of the queries ends with them.
+        self._apart = z3.Context()
+        self._names = {name: self._label(premise(name)) for name in premises}
+        self._names |= {str(i): self._label(hold(i)) for i in range(len(self.clauses))}
+        self._broken = [self._label(broken(i)) for i in range(len(self.clauses))]
         self._touched = [self._scripts.touched(act) for act in system.actions]
         self._steps: dict[int, _Query] = {}
         self._safety: dict[Formula, _Query] = {}
@@ -138,16 +142,20 @@ class Inductor:
             tuple[int, int], tuple[list[frozenset[str]], list[frozenset[str]]]
         ] = {}
 
+    def _label(self, name: str) -> Expr:
+        return z3.Bool(name, self._apart)
+
     def _step(self, number: int) -> _Query:
         if number not in self._steps:
             act = self.system.actions[number]
             script = self._scripts.consecution(act, self._touched[number])
-            self._steps[number] = _Query(f"consecution by {act.name}", script)
+            self._steps[number] = _Query(f"consecution by {act.name}", script, self._apart)
         return self._steps[number]
 
     @cached_property
     def _first(self) -> _Query:
-        return _Query("initiation", self._scripts.initiation(range(len(self.clauses))))
+        script = self._scripts.initiation(range(len(self.clauses)))
+        return _Query("initiation", script, self._apart)
 
     def _labels(self, numbers: Iterable[int]) -> dict[int, Expr]:
         return {i: self._broken[i] for i in numbers}
@@ -215,7 +223,8 @@ class Inductor:
         query = self._safety.get(goal)
         if query is None:
             contrary = smtlib.assertion(not_(goal), "the contrary of the goal")
-            query = self._safety[goal] = _Query("safety", [*self._scripts.state(), contrary])
+            script = [*self._scripts.state(), contrary]
+            query = self._safety[goal] = _Query("safety", script, self._apart)
         return query.core(self._under(premises, alive), clock)
 
     def minimal(

@@ -165,6 +165,8 @@ class Inference:
     """Infers invariants of one scenario; keeps what it has learned for further goals."""
 
     _known: ClassVar[dict[int, Inference]] = {}
+    KEPT: ClassVar = 2
+    """Scenarios that are remembered: a job asks all about one before it turns to the next."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -182,9 +184,12 @@ class Inference:
     @classmethod
     def of(cls, scenario: Scenario) -> Inference:
         """The inference of a scenario; the same object for the same scenario."""
-        known = cls._known.get(id(scenario))
+        known = cls._known.pop(id(scenario), None)
         if known is None or known.scenario is not scenario:
-            known = cls._known[id(scenario)] = cls(scenario)
+            known = cls(scenario)
+        cls._known[id(scenario)] = known  # the last one asked for comes last
+        while len(cls._known) > cls.KEPT:
+            del cls._known[next(iter(cls._known))]
         return known
 
     @cached_property

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from dmaproof.model.pcie import quirks
-from dmaproof.model.pcie.device import Acs, Bdf, Device, Fact, PortKind, Sriov
+from dmaproof.model.pcie.device import NO_ID, Acs, Bdf, Device, Fact, PortKind, Sriov
 from dmaproof.model.rules import rule
 
 CAP_PCIE = 0x10
@@ -124,7 +124,7 @@ def decode(bdf: Bdf, space: ConfigSpace) -> Device:
         class_code=space.word(0x0A),
         subsystem=space.word(0x2C) << 16 | space.word(0x2E) if header == 0 else 0,
         header_type=header,
-        multifunction=bool(space.byte(0x0E) & 0x80) and space.word(0) != 0xFFFF,
+        multifunction=bool(space.byte(0x0E) & 0x80) and space.word(0) != NO_ID,
         port_number=space.dword(pcie + 0x0C) >> 24 if pcie is not None else 0,
         unknown=_unknown(space, kind),
         own_memory=header == 1 and _own_memory(space),
@@ -147,11 +147,16 @@ def _own_memory(space: ConfigSpace) -> bool:
 
 
 def _unknown(space: ConfigSpace, kind: PortKind) -> frozenset[Fact]:
-    if space.unread or space.byte(0x0E) == 0xFF:  # ones: the function is asleep or gone
-        return frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
+    if space.byte(0x0E) == 0xFF:  # ones: the function is asleep or gone
+        return frozenset({Fact.IDS, Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
+    ids = frozenset({Fact.IDS}) if space.word(0) == NO_ID else frozenset()
+    if ids and space.header_type == 0:
+        ids |= {Fact.PHYSFN}  # only virtual functions have no vendor id
+    if space.unread:
+        return ids | {Fact.KIND, Fact.ACS, Fact.CAPABILITIES}
     if kind.is_pcie and not space.extended_read:
-        return frozenset({Fact.ACS, Fact.CAPABILITIES})
-    return frozenset()
+        return ids | {Fact.ACS, Fact.CAPABILITIES}
+    return ids
 
 
 @rule(
@@ -202,6 +207,7 @@ def _sriov(space: ConfigSpace, offset: int) -> Sriov:
         number=space.word(offset + 0x10),
         offset=space.word(offset + 0x14),
         stride=space.word(offset + 0x16),
+        device=space.word(offset + 0x1A),
     )
 
 
@@ -250,7 +256,8 @@ def _encode_extended(device: Device, data: bytearray, word: Callable[[int, int],
     if device.sriov is not None:
         virtual = device.sriov
         registers = [0, 0, int(virtual.enabled), 0, virtual.total, virtual.total, virtual.number]
-        blocks.append((EXT_SRIOV, [*registers, 0, virtual.offset, virtual.stride]))
+        place = [0, virtual.offset, virtual.stride, 0, virtual.device]
+        blocks.append((EXT_SRIOV, [*registers, *place]))
     if device.pri:
         blocks.append((EXT_PRI, [0, 0]))
     if device.pasid is not None:

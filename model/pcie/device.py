@@ -11,6 +11,9 @@ from dmaproof.model.errors import InputError
 
 BDF_PATTERN = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})\.([0-7])")
 
+NO_ID = 0xFFFF
+"""What a virtual function, and one that does not answer, has for a vendor id."""
+
 HOST_BRIDGE_CLASS = 0x0600
 IOMMU_CLASS = 0x0806
 
@@ -169,6 +172,7 @@ class Sriov:
         number: NumVFs.
         offset: First VF Offset, added to the physical function's requester id.
         stride: VF Stride.
+        device: VF Device ID, the device id of the virtual functions; 0 where it is not known.
 
     """
 
@@ -177,6 +181,7 @@ class Sriov:
     number: int
     offset: int
     stride: int
+    device: int = 0
 
     def rids(self, physical: int) -> Iterator[int]:
         """Yield the requester ids of the enabled virtual functions of *physical*."""
@@ -197,7 +202,8 @@ class Fact(StrEnum):
     """
 
     IDS = "ids"
-    """Vendor and device id: the dump has names only, so quirks may or may not apply."""
+    """Vendor and device id, so quirks may or may not apply: the dump has names only, or bytes
+    that a virtual function, or one that does not answer, reads as."""
     KIND = "kind"
     """PCIe type or conventional: the capability list was not shown."""
     ACS = "acs"
@@ -206,6 +212,11 @@ class Fact(StrEnum):
     """PASID, ATS, page requests, SR-IOV."""
     PORT_ABOVE = "port-above"
     """The port above: the dump does not list it."""
+    PHYSFN = "physical-function"
+    """Whether it is a virtual function, or whose: the dump does not list the physical function,
+    or not the values of its SR-IOV capability."""
+    ALIASES = "aliases"
+    """Requester ids beside its own, which the kernel reads from the function's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

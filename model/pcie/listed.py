@@ -9,6 +9,7 @@ from typing import Any
 
 from dmaproof.model.pcie import quirks
 from dmaproof.model.pcie.topology import HOST_BRIDGE_CLASS, Bdf, Device, Fact, PortKind
+from dmaproof.model.pcie.virtual import mark_virtual, physical_functions
 
 _FIELDS: dict[Fact, tuple[str, ...]] = {
     Fact.IDS: ("vendor", "device", "subsystem", "aliases"),
@@ -42,7 +43,8 @@ def fill(first: Device, second: Device) -> Device:
             changes[name] = getattr(second, name)
     changes["header_type"] = first.header_type or second.header_type
     changes["port_number"] = first.port_number or second.port_number
-    return replace(first, unknown=first.unknown & second.unknown, **changes)
+    unknown = first.unknown & second.unknown | first.unknown & {Fact.PHYSFN}
+    return replace(first, unknown=unknown, **changes)
 
 
 def from_paths(devices: Sequence[Device], paths: Mapping[Bdf, tuple[str, ...]]) -> list[Device]:
@@ -100,11 +102,13 @@ def place(
         The devices, and what to tell the user.
 
     """
-    owned, said = _own(devices, list(owners))
+    owned, said = _own(mark_virtual(devices), list(owners))
     lost = _lost(owned, set(roots))
-    placed = [
-        replace(d, unknown=d.unknown | {Fact.PORT_ABOVE}) if d.bdf in lost else d for d in owned
-    ]
+    placed = []
+    for device in owned:
+        open_ = {Fact.PORT_ABOVE} if device.bdf in lost else set()
+        open_ |= {Fact.ALIASES} if quirks.hides_aliases(device) else set()
+        placed.append(replace(device, unknown=device.unknown | open_) if open_ else device)
     return placed, said
 
 
@@ -130,12 +134,7 @@ def _own(devices: Sequence[Device], owners: list[Bdf]) -> tuple[list[Device], li
 def _lost(devices: Sequence[Device], roots: set[tuple[int, int]]) -> set[Bdf]:
     """Return the functions whose port above the dump does not list."""
     named = {(d.bdf.domain, d.secondary) for d in devices if d.secondary is not None}
-    virtual = {
-        Bdf.from_rid(rid, d.bdf.domain)
-        for d in devices
-        if d.sriov is not None
-        for rid in d.sriov.rids(d.bdf.rid)
-    }
+    virtual = physical_functions(devices)
     buses: dict[tuple[int, int], list[Device]] = {}
     for device in devices:
         if device.bdf not in virtual and device.bdf.segment_bus not in named:
@@ -161,17 +160,36 @@ def _is_root(bus: tuple[int, int], members: list[Device]) -> bool:
 def warnings(devices: Iterable[Device]) -> list[str]:
     """Say what is missing in a dump and what would show it."""
     said = []
-    for facts, text in (
-        ({Fact.KIND}, "{} hide their capabilities: take the dump as root (lspci -xxxx)"),
-        ({Fact.ACS}, "no ACS registers of {} are shown: take the dump as root (lspci -xxxx)"),
-        ({Fact.IDS}, "{} are listed by name only, so quirks are unknown: use lspci -nn or -xxxx"),
-        ({Fact.PORT_ABOVE}, "{} must have a port above, but the dump has none: dump all functions"),
+    for fact, covers, text in (
+        (Fact.KIND, None, "{} hide their capabilities: take the dump as root (lspci -xxxx)"),
+        (
+            Fact.ACS,
+            Fact.KIND,
+            "no ACS registers of {} are shown: take the dump as root (lspci -xxxx)",
+        ),
+        (
+            Fact.IDS,
+            Fact.PHYSFN,
+            "ids of {} are not shown, so quirks are unknown: use lspci -nn or -xxxx",
+        ),
+        (
+            Fact.PHYSFN,
+            None,
+            "{} are virtual functions, or may be, but of which function is not shown: dump all "
+            "functions with SR-IOV registers (lspci -xxxx as root)",
+        ),
+        (
+            Fact.ALIASES,
+            None,
+            "{} use requester ids that only their own memory tells (Switchtec NTB)",
+        ),
+        (
+            Fact.PORT_ABOVE,
+            None,
+            "{} must have a port above, but the dump has none: dump all functions",
+        ),
     ):
-        places = sorted(
-            d.bdf
-            for d in devices
-            if d.unknown & facts and not (facts == {Fact.ACS} and Fact.KIND in d.unknown)
-        )
+        places = sorted(d.bdf for d in devices if fact in d.unknown and covers not in d.unknown)
         if places:
             said.append(text.format(_some(places)))
     return said

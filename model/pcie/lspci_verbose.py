@@ -55,9 +55,10 @@ _SHOWN = re.compile(r"\b(?:Flags: |Control: I/O|Status: Cap|Capabilities: )")
 _PASID = re.compile(r"PASIDCap: Exec([+-]) Priv([+-]), Max PASID Width: ([0-9a-f]{1,2})\b")
 _SRIOV = re.compile(
     r"IOVCtl: Enable([+-]).{0,400}?Total VFs: (\d{1,5}), Number of VFs: (\d{1,5})"
-    r".{0,200}?VF offset: (\d{1,5}), stride: (\d{1,5})"
+    r".{0,200}?VF offset: (\d{1,5}), stride: (\d{1,5})(?:, Device ID: ([0-9a-f]{4})\b)?"
 )
 _PORT = re.compile(r"LnkCap: Port #(\d{1,3})\b")
+_SWITCHTEC = re.compile(r"Microsemi|PMC-Sierra|Switchtec|Microchip .*\bPCI100\d")
 _ALL = frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
 
 
@@ -98,6 +99,8 @@ def read_words(record: Record) -> Words:
     else:
         device = replace(device, kind=_conventional(device))
     device = replace(device, aliases=quirks.quirk_aliases(device))
+    if device.class_code == quirks.OTHER_BRIDGE_CLASS and _SWITCHTEC.search(name):
+        device = replace(device, unknown=device.unknown | {Fact.ALIASES})
     wide = quirks.acs_control_offset(device.vendor, device.device, device.kind) != 6
     if device.kind.is_pcie:
         device = _capabilities(device, text, complete=detailed and not denied and not cut_short)
@@ -242,7 +245,9 @@ def _sriov(text: str, changes: dict[str, object]) -> bool:
         return True
     found = _SRIOV.search(text)
     if found is None:
+        changes["sriov"] = Sriov(False, 0, 0, 0, 0)
         return False
-    total, number, offset, stride = (min(int(part), 0xFFFF) for part in found.groups()[1:])
-    changes["sriov"] = Sriov(found[1] == "+", total, number, offset, stride)
+    total, number, offset, stride = (min(int(part), 0xFFFF) for part in found.groups()[1:5])
+    device = int(found[6] or "0", 16)
+    changes["sriov"] = Sriov(found[1] == "+", total, number, offset, stride, device)
     return True

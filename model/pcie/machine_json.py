@@ -43,6 +43,7 @@ class _SriovFile(BaseModel):
     number: Word
     offset: Word
     stride: Word
+    device: Word = 0
 
 
 class _DeviceFile(BaseModel):

@@ -1,7 +1,10 @@
 """Device quirks that change ACS answers and requester ids, as far as Linux knows them.
 
-Identifiers are facts from drivers/pci/quirks.c (Linux 7.0). Each table says what its devices do;
-the functions answer the kernel's question about one device.
+Identifiers are facts from drivers/pci/quirks.c (Linux 7.0): `pci_dev_acs_enabled` and the functions
+that it names, `pci_quirk_intel_pch_acs_ids`, `fixed_dma_alias_tbl` and the fixups that call
+`pci_add_dma_alias`; of drivers/pci/controller/vmd.c `vmd_ids`. Compared entry by entry with the
+sources of 6.18 and 7.0. Each table says what its devices do; the functions answer the kernel's
+question about one device.
 """
 
 from __future__ import annotations
@@ -133,12 +136,30 @@ TRANSLATION_ROOTS: dict[int, frozenset[int]] = {0x14E4: frozenset({0x9000, 0x908
 
 VMD: dict[int, frozenset[int]] = {
     INTEL: frozenset({0x201D, 0x28C0, 0x467F, 0x4C3D, 0x7D0B, 0x9A0B, 0xA77F, 0xAD0B})
-    | {0xB06F, 0xB60B},
+    | {0xB06F, 0xB07F, 0xB60B},
 }
 """Volume Management Devices: endpoints with a PCI segment of their own behind them."""
 
 NTB_PROXIES: dict[int, frozenset[int]] = {0x10B5: frozenset({0x87B0, 0x87B1})}  # PLX
 """Non-transparent bridges that send as any device and function of their bus."""
+
+_SWITCHTEC_4_5 = frozenset(
+    generation << 12 | family << 8 | lanes
+    for generation, families in ((4, (0, 1, 2)), (5, (0, 1, 2, 3, 4, 5)))
+    for family in families
+    for lanes in (0x00, 0x84, 0x68, 0x52, 0x36, 0x28)
+)
+SWITCHTEC: dict[int, frozenset[int]] = {
+    0x11F8: frozenset(
+        0x8500 | family << 4 | size for family in (3, 4, 5, 6, 7) for size in range(1, 7)
+    )
+    | _SWITCHTEC_4_5
+    | {0x4300 | family << 8 | lanes for family in (0, 1, 2) for lanes in (0x52, 0x36, 0x28)},
+    0x1055: _span(0x1001, 0x1006),
+}
+"""Microsemi and Microchip switches; their non-transparent bridges keep a table of requester ids."""
+
+OTHER_BRIDGE_CLASS = 0x0680
 
 FIRST_VMD_SEGMENT = 0x10000
 """Segments from here on are made by the VMD driver (`vmd_find_free_domain`)."""
@@ -218,6 +239,12 @@ def acs_control_offset(vendor: int, device: int, kind: PortKind) -> int:
     return 8 if wide else 6
 
 
+def whole_bus(bdf: Bdf) -> frozenset[Bdf]:
+    """Return every other requester id of the bus of *bdf*."""
+    bus = (Bdf.from_rid(bdf.bus << 8 | devfn, bdf.domain) for devfn in range(256))
+    return frozenset(bus) - {bdf}
+
+
 @rule(
     "pcie.alias.quirks",
     "drivers/pci/quirks.c quirk_dma_func0_alias, quirk_dma_func1_alias, quirk_fixed_dma_alias,"
@@ -236,13 +263,23 @@ def quirk_aliases(device: Device) -> frozenset[Bdf]:
     if adaptec and device.subsystem in {0x9005_02BB, 0x9005_02BC}:  # Adaptec 3405, 3805
         found.add(Bdf(bdf.domain, bdf.bus, 1, 0))
     if listed(NTB_PROXIES, device):
-        found |= {Bdf.from_rid(bdf.bus << 8 | devfn, bdf.domain) for devfn in range(256)}
+        found |= whole_bus(bdf)
     if device.vendor == INTEL and device.device in {0x2260, 0x2264}:  # MIC x200
         found |= {Bdf(bdf.domain, bdf.bus, *where) for where in ((16, 0), (17, 0), (18, 3))}
     if device.vendor == INTEL and device.device in _span(0x2954, 0x295A) - {0x2957}:  # VCA
         slots = ((slot, function) for slot in range(32) for function in range(5))
         found |= {Bdf(bdf.domain, bdf.bus, *where) for where in slots}
     return frozenset(found - {bdf})
+
+
+@rule(
+    "pcie.alias.switchtec",
+    "drivers/pci/quirks.c quirk_switchtec_ntb_dma_alias",
+    "a Switchtec NTB uses requester ids that stand in its own memory, which no dump shows",
+)
+def hides_aliases(device: Device) -> bool:
+    """Whether the kernel takes requester ids of *device* from where no dump looks."""
+    return device.class_code == OTHER_BRIDGE_CLASS and listed(SWITCHTEC, device)
 
 
 def is_vmd(device: Device) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from dmaproof.model.errors import InputError
 from dmaproof.model.pcie import quirks
 from dmaproof.model.pcie.configspace import FULL, ConfigSpace, decode
+from dmaproof.model.pcie.device import NO_ID
 from dmaproof.model.pcie.listed import from_paths, place, warnings
 from dmaproof.model.pcie.lspci_verbose import BRIDGE_CLASSES
 from dmaproof.model.pcie.topology import Bdf, Device, Fact, Machine, PortKind
@@ -308,12 +309,11 @@ def _device(bdf: Bdf, function: _Function, short: list[str]) -> Device:
         data = data[:64]
     # A config file of 256 bytes means that the kernel, too, cannot reach what comes after.
     device = decode(bdf, ConfigSpace(data, extended_read=len(data) >= 256))
-    if device.vendor in {0, 0xFFFF}:  # a virtual function answers ones; the kernel knows its ids
-        device = replace(
-            device,
-            vendor=_number(function, "vendor") or device.vendor,
-            device=_number(function, "device") or device.device,
-        )
+    if device.vendor in {0, NO_ID} and (vendor := _number(function, "vendor")):
+        # A virtual function, or one that is asleep, reads as ones; the kernel knows its ids.
+        number = _number(function, "device")
+        known = device.unknown - {Fact.IDS}
+        device = replace(device, vendor=vendor, device=number, unknown=known)
         device = replace(device, aliases=quirks.quirk_aliases(device))
     return device
 

@@ -26,6 +26,7 @@ from dmaproof.model.pcie.device import (
     PortKind,
     Sriov,
 )
+from dmaproof.model.pcie.virtual import mark_virtual
 from dmaproof.model.rules import rule
 
 __all__ = [
@@ -387,7 +388,7 @@ def _check_bridges(name: str, devices: tuple[Device, ...]) -> None:
 
 
 def _as_the_kernel_sees(devices: tuple[Device, ...]) -> tuple[Device, ...]:
-    return _correct_port_types(_mark_multifunction(_mark_virtual(devices)))
+    return _correct_port_types(_mark_multifunction(mark_virtual(devices)))
 
 
 @rule(
@@ -410,21 +411,6 @@ def _correct_port_types(devices: tuple[Device, ...]) -> tuple[Device, ...]:
             kinds[device.bdf] = PortKind.DOWNSTREAM
     return tuple(
         device if kinds[device.bdf] is device.kind else replace(device, kind=kinds[device.bdf])
-        for device in devices
-    )
-
-
-def _mark_virtual(devices: tuple[Device, ...]) -> tuple[Device, ...]:
-    """Name the physical function of each virtual function that an SR-IOV capability announces."""
-    owner: dict[Bdf, Bdf] = {}
-    for device in devices:
-        if device.sriov is not None:
-            for rid in device.sriov.rids(device.bdf.rid):
-                owner[Bdf.from_rid(rid, device.bdf.domain)] = device.bdf
-    return tuple(
-        replace(device, physfn=owner[device.bdf])
-        if device.bdf in owner and not device.is_bridge
-        else device
         for device in devices
     )
 

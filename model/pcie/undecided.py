@@ -22,11 +22,21 @@ from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKi
 
 ISOLATING = Acs(0x5F, 0x1D)
 LEAKING = Acs(0x5F, 0)
-_DOUBTFUL = frozenset({Fact.IDS, Fact.KIND, Fact.ACS, Fact.PORT_ABOVE})
+_ISOLATION = frozenset({Fact.IDS, Fact.KIND, Fact.ACS, Fact.PHYSFN})
+"""What says whether a function isolates."""
+_DOUBTFUL = _ISOLATION | {Fact.PORT_ABOVE, Fact.ALIASES}
 
 _CAUSES: tuple[tuple[frozenset[Fact], str], ...] = (
     (frozenset({Fact.KIND, Fact.ACS}), "these functions hide their capabilities"),
     (frozenset({Fact.PORT_ABOVE}), "the dump does not list the port above these functions"),
+    (
+        frozenset({Fact.PHYSFN}),
+        "the dump does not show whether, and of which function, these are virtual functions",
+    ),
+    (
+        frozenset({Fact.ALIASES}),
+        "the requester ids that these use are in their own memory (Switchtec NTB)",
+    ),
     (frozenset({Fact.IDS}), "quirks of these functions are unknown without their ids"),
 )
 
@@ -197,7 +207,7 @@ def _isolating(machine: Machine, device: Device) -> Device:
             kind = PortKind.RC_INTEGRATED_ENDPOINT if on_root else PortKind.ENDPOINT
     elif Fact.IDS in device.unknown and not kind.is_pcie and not device.is_bridge:
         kind = PortKind.ENDPOINT  # a quirk could vouch for it
-    if device.unknown & _DOUBTFUL - {Fact.PORT_ABOVE} and kind.is_pcie:
+    if device.unknown & _ISOLATION and kind.is_pcie:
         acs = ISOLATING
     return replace(device, kind=kind, acs=acs, unknown=frozenset())
 
@@ -224,13 +234,21 @@ def _leaking(device: Device, bridge: PortKind) -> Device:
             kind = PortKind.ROOT_PORT
         else:
             kind = bridge
-    if device.unknown & _DOUBTFUL - {Fact.PORT_ABOVE}:
+    if device.unknown & _ISOLATION:
         acs = LEAKING if kind.is_pcie else None
     if Fact.IDS in device.unknown:
         vendor = 0
-    memory = device.own_memory or device.is_bridge
+    aliases = device.aliases
+    if Fact.ALIASES in device.unknown:
+        aliases |= quirks.whole_bus(device.bdf)
     return replace(
-        device, kind=kind, acs=acs, vendor=vendor, own_memory=memory, unknown=frozenset()
+        device,
+        kind=kind,
+        acs=acs,
+        vendor=vendor,
+        own_memory=device.own_memory or device.is_bridge,
+        aliases=aliases,
+        unknown=frozenset(),
     )
 
 
@@ -291,7 +309,7 @@ def _doubt(
 
 def _matters(machine: Machine, best: Machine, worst: Machine, bdf: Bdf) -> bool:
     device = machine.device(bdf)
-    if Fact.PORT_ABOVE in device.unknown:
+    if device.unknown & {Fact.PORT_ABOVE, Fact.ALIASES}:
         return True
     if not device.unknown & _DOUBTFUL:
         return False

@@ -195,7 +195,7 @@ def test_ten_megabytes_of_noise(kind: str, tmp_path: Path) -> None:
     started = time.process_time()
     with pytest.raises(InputError):
         load(str(file))
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
 
 
 def test_binary(tmp_path: Path) -> None:

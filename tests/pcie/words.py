@@ -81,5 +81,6 @@ def _sriov(device: Device) -> list[str]:
         f"\t\tIOVCtl:\tEnable{'+' if virtual.enabled else '-'} Migration- Interrupt- MSE+",
         f"\t\tInitial VFs: {virtual.total}, Total VFs: {virtual.total},"
         f" Number of VFs: {virtual.number}, Function Dependency Link: 00",
-        f"\t\tVF offset: {virtual.offset}, stride: {virtual.stride}, Device ID: 1018",
+        f"\t\tVF offset: {virtual.offset}, stride: {virtual.stride},"
+        f" Device ID: {virtual.device:04x}",
     ]
