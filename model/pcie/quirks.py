@@ -154,7 +154,7 @@ SWITCHTEC: dict[int, frozenset[int]] = {
         0x8500 | family << 4 | size for family in (3, 4, 5, 6, 7) for size in range(1, 7)
     )
     | _SWITCHTEC_4_5
-    | {0x4300 | family << 8 | lanes for family in (0, 1, 2) for lanes in (0x52, 0x36, 0x28)},
+    | {family << 8 | lanes for family in (0x43, 0x44, 0x45) for lanes in (0x52, 0x36, 0x28)},
     0x1055: _span(0x1001, 0x1006),
 }
 """Microsemi and Microchip switches; their non-transparent bridges keep a table of requester ids."""

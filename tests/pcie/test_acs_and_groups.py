@@ -239,28 +239,6 @@ def test_alias_between_slots_joins_groups_transitively() -> None:
     assert found == {"00:02.0 00:03.0 00:04.0", "00:05.0"}
 
 
-def test_requester_ids_of_a_switchtec_bridge_are_open() -> None:
-    """Its table of requester ids is in its own memory: anything on its bus may be among them."""
-    ntb = function("01:00.1", vendor=0x11F8, device=0x8533, class_code=0x0680, acs=ON)
-    beside = [function("01:00.0", acs=ON), function("01:01.0", acs=ON)]
-    alone = function("02:00.0", acs=ON)
-    ports = [root_port("00:01.0", 1, 1, ON), root_port("00:02.0", 2, 2, ON)]
-    found = read_lspci(write_lspci([*ports, ntb, *beside, alone]))
-    assert found.device(ntb.bdf).unknown == {Fact.ALIASES}
-    decision = decide(found)
-    (doubt,) = decision.doubts
-    assert set(doubt.members) == {ntb.bdf, *(d.bdf for d in beside)}
-    assert doubt.hiding == (ntb.bdf,)
-    assert "their own memory" in doubt.reason
-    memory = replace(ntb, class_code=0x0580)  # the management function of such a switch
-    assert not decide(read_lspci(write_lspci([*ports, memory, *beside, alone]))).doubts
-    named = (
-        "01:00.1 Bridge: Microsemi / PMC / IDT PM8533 PFX 48xG3 Fanout PCIe Switches\n"
-        "\tFlags: fast devsel\n\tCapabilities: [40] Express Endpoint, MSI 00\n\n"
-    )
-    assert Fact.ALIASES in read_lspci(named).device(ntb.bdf).unknown
-
-
 def test_virtual_functions_on_a_bus_of_their_own() -> None:
     physical = function("01:00.0", sriov=Sriov(True, 8, 2, 0x100, 2))
     virtual = [function("02:00.0"), function("02:00.2")]
