@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dmaproof.counterexamples.expected import Asker
-from dmaproof.counterexamples.gate.calls import differences, leads_out_of, telling, worded
+from dmaproof.counterexamples.gate.calls import Compiled, differences, leads_out_of, telling, worded
 from dmaproof.counterexamples.gate.changes import (
     Change,
     Comparison,
@@ -192,6 +192,7 @@ class _Matcher:
         self.machines = machines
         self.settings = settings
         self.grouping = grouping
+        self._compiled = tuple(Compiled(m.system) for m in self.models)
         self._known: dict[Any, bool | None] = {}
         self._cases: dict[tuple[int, int, str, bool], Case] = {}
 
@@ -247,7 +248,7 @@ class _Matcher:
         if asked not in self._known:
             self._known[asked] = leads_out_of(
                 other.system, instance, prop.formula(other), calls,
-                telling(source.system, other.system),
+                telling(source.system, other.system), self._compiled[other is self.models[1]],
             )
         return self._known[asked]
 

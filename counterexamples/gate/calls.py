@@ -8,13 +8,16 @@ allowed when, after the same calls, one design accepts it and the other never do
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dmaproof.engine.known import world_text
 from dmaproof.model.logic.ground import GroundSystem
 from dmaproof.model.logic.sets import Instance, Step, Tuple, failing_guard
 from dmaproof.model.logic.system import Action, Actor, System
 from dmaproof.model.logic.terms import Formula, Kind, not_
+
+Successors = Callable[[int], list[tuple[int, int]]]
 
 OUTSIDE = (Actor.USER, Actor.PLATFORM)
 MAX_STATES = 30_000
@@ -38,9 +41,26 @@ def calls_of(names: frozenset[str], steps: Iterable[Step]) -> list[Step]:
     return [s for s in steps if s.action in names]
 
 
+class Compiled:
+    """A system on worlds, each compiled once."""
+
+    def __init__(self, system: System) -> None:
+        """Take a system."""
+        self.system = system
+        self._known: dict[str, tuple[GroundSystem, Successors]] = {}
+
+    def on(self, instance: Instance) -> tuple[GroundSystem, Successors]:
+        """The bits of a world, and the function from a state to its successors."""
+        key = world_text(instance)
+        if key not in self._known:
+            ground = GroundSystem(self.system, instance)
+            self._known[key] = (ground, ground.compile_successors())
+        return self._known[key]
+
+
 def leads_out_of(
     system: System, instance: Instance, goal: Formula, calls: Sequence[Step],
-    names: frozenset[str],
+    names: frozenset[str], compiled: Compiled | None = None,
 ) -> bool | None:
     """Whether some run that makes these calls, in this order or a part from their start, breaks.
 
@@ -50,12 +70,12 @@ def leads_out_of(
         goal: a closed formula that should hold always.
         calls: the calls that count; everything else happens as it can.
         names: which calls count.
+        compiled: the system on worlds, of earlier questions.
 
     Returns:
         None when the budget is used up.
     """
-    ground = GroundSystem(system, instance)
-    successors = ground.compile_successors()
+    ground, successors = (compiled or Compiled(system)).on(instance)
     broken = ground.compile_formula(not_(goal))
     start = (ground.initial, 0)
     seen, level = {start}, [start]

@@ -183,11 +183,12 @@ _STYLES = {
 
 def _show(screen: Screen, comparison: Comparison, *, brief: bool) -> None:
     screen.line((f"{comparison.old} -> {comparison.new}", "bold"))
+    told: set[tuple[str, ...]] = set()
     for group in _grouped(comparison.changes):
         first = group[0]
         if first.relation.value == "same" and (brief or first.machine):
             continue
-        _change(screen, group, brief=brief)
+        _change(screen, group, told, brief=brief)
     for operation in comparison.operations:
         _operation(screen, operation)
     for note in comparison.notes:
@@ -211,12 +212,15 @@ def _grouped(changes: Sequence[Change]) -> list[list[Change]]:
     return sorted(found.values(), key=lambda g: _ORDER.index(g[0].relation.value))
 
 
-def _change(screen: Screen, group: Sequence[Change], *, brief: bool) -> None:
+def _change(
+    screen: Screen, group: Sequence[Change], told: set[tuple[str, ...]], *, brief: bool
+) -> None:
+    """One line, the machines, the reason and the runs; a run that was told before only by name."""
     first = group[0]
     literals = ", ".join(f"{n}={v}" for n, v in first.assumptions.items())
     head = f"  {first.property}: "
     result = f" ({first.old} -> {first.new})" if first.old != first.new else f" ({first.old})"
-    under = f" with {literals}" if literals else ""
+    under = f" assuming {literals}" if literals else ""
     screen.line((head, "bold"), (first.relation.value, _STYLES[first.relation.value]), result,
                 under)
     if first.machine:
@@ -225,8 +229,9 @@ def _change(screen: Screen, group: Sequence[Change], *, brief: bool) -> None:
     harmful = first.relation.value in ("weakened", "incomparable")
     if first.runs and (harmful or not brief):
         for run in first.runs:
-            for line in run.lines:
+            for line in run.lines if run.lines not in told else (f"{run.lines[0]}: as above",):
                 screen.line((f"      {line}", "dim"))
+            told.add(run.lines)
 
 
 def _operation(screen: Screen, operation: Operation) -> None:
