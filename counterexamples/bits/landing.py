@@ -16,6 +16,7 @@ from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.pcie.routing import Tlp
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vtd import faults
+from dmaproof.model.vtd.caches import Hardware
 from dmaproof.model.vtd.requests import Kind, Request
 from dmaproof.model.vtd.rules_used import rules_used
 from dmaproof.properties.routing import ROUTERS
@@ -59,6 +60,35 @@ class Seen:
     says: list[str] = field(default_factory=list)
     requests: list[Issued] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
+
+
+def landed(hardware: Hardware, wire: Bdf, request: Request, wanted: int) -> Issued | None:
+    """Issue a request; return it if it may land at an address, else None.
+
+    Args:
+        hardware: the unit that judges it.
+        wire: its requester id.
+        request: the request.
+        wanted: host-physical byte address.
+    """
+    words = {"memory": "the tables", "entries": "cached table entries", "iotlb": "the IOTLB"}
+    ways = list(hardware.ways(request))
+    for source, said in words.items():
+        if any(way.source == source and way.legal.hpa == wanted for way in ways):
+            # The rules that block it now are no part of what a stale entry does.
+            _, rules = rules_used(hardware.image, hardware.registers, request)
+            return Issued(wire, request, wanted, "", said, rules if source == "memory" else ())
+    if any(legal.hpa == wanted for legal in hardware.device_outcomes(request)):
+        return Issued(wire, request, wanted, "", "device TLB")
+    return None
+
+
+def by_tables(hardware: Hardware, wire: Bdf, request: Request) -> Issued:
+    """Issue a request past all caches."""
+    outcome, rules = rules_used(hardware.image, hardware.registers, request)
+    condition = faults.condition(outcome.fault).name if outcome.fault else ""
+    hpa = None if outcome.fault else int(outcome.hpa)
+    return Issued(wire, request, hpa, condition, "the tables", rules)
 
 
 @dataclass
@@ -106,32 +136,13 @@ class Ending:
         places, hardware = self.places, self.host.unit(wire).hardware
         request = places.request(wire, pasid, places.address(space) + OFFSET, write=True)
         wanted = places.page(space) + OFFSET
-        for source in ("memory", "entries", "iotlb"):
-            for way in hardware.ways(request):
-                if way.source == source and way.legal.hpa == wanted:
-                    return self._issued(wire, request, wanted, source)
-        if any(legal.hpa == wanted for legal in hardware.device_outcomes(request)):
-            return self._issued(wire, request, wanted, "device TLB")
-        return None
-
-    def _issued(self, wire: Bdf, request: Request, hpa: int, source: str) -> Issued:
-        registers = self.host.unit(wire).hardware.registers
-        _, rules = rules_used(self.host.memory, registers, request)
-        words = {"memory": "the tables", "entries": "cached table entries", "iotlb": "the IOTLB"}
-        # The rules that block it now are no part of what a stale entry does.
-        return Issued(
-            wire, request, hpa, "", words.get(source, source), rules if source == "memory" else ()
-        )
+        return landed(hardware, wire, request, wanted)
 
     def by_tables(self, wire: Bdf, pasid: int, space: int) -> Issued:
         """Issue a write for a space past all caches."""
         places = self.places
         request = places.request(wire, pasid, places.address(space) + OFFSET, write=True)
-        registers = self.host.unit(wire).hardware.registers
-        outcome, rules = rules_used(self.host.memory, registers, request)
-        condition = faults.condition(outcome.fault).name if outcome.fault else ""
-        hpa = None if outcome.fault else int(outcome.hpa)
-        return Issued(wire, request, hpa, condition, "the tables", rules)
+        return by_tables(self.host.unit(wire).hardware, wire, request)
 
     def note(self, issued: Issued, text: str) -> None:
         """Keep a request, and what it shows."""

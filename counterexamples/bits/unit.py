@@ -44,9 +44,15 @@ _ECAP = {
 _TTM = {Tables.LEGACY: 0, Tables.SCALABLE: 1, Tables.EXTENDED: 2}
 
 
-def registers(tables: Tables, root: int) -> Registers:
-    """Return the registers of a unit with the features a mode needs, and its root table."""
-    return Registers(CAP, _ECAP[tables], root | _TTM[tables] << 10, haw=HAW)
+def registers(tables: Tables, root: int, cap: int = 0, ecap: int = 0) -> Registers:
+    """Return the registers of a unit with the features a mode needs, and its root table.
+
+    Args:
+        tables: the table format.
+        root: address of the root table.
+        cap, ecap: bits that are set besides.
+    """
+    return Registers(CAP | cap, _ECAP[tables] | ecap, root | _TTM[tables] << 10, haw=HAW)
 
 
 class NotExecuted(Exception):
@@ -119,18 +125,36 @@ class Unit:
 
     # -- caches -----------------------------------------------------------------------------
 
-    def fill(self, request: Request, page: int, caches: frozenset[str]) -> bool:
-        """Let some caches keep what leads a request to a page; False: nothing leads there."""
+    def fill(
+        self,
+        request: Request,
+        page: int,
+        caches: frozenset[str],
+        fits: Callable[[Held], bool] | None = None,
+    ) -> bool:
+        """Let some caches keep what leads a request to a page; False: nothing leads there.
+
+        Args:
+            request: the request.
+            page: host-physical address of the page.
+            caches: names of the caches.
+            fits: which entries are meant, among those that these caches would keep (None: all).
+        """
         found = False
         for way in list(self.hardware.ways(request)):
             if way.legal.hpa is None or way.legal.hpa & ~(PAGE - 1) != page:
                 continue
-            found = True
-            for cache, held in way.entries:
-                if cache in caches and held not in getattr(self.hardware.caches, cache):
-                    self.hardware.keep(((cache, held),))
-                    self.memory.log.append(Kept(cache, held))
+            kept = [(c, h) for c, h in way.entries if c in caches and (fits is None or fits(h))]
+            found |= bool(kept) or fits is None
+            for cache, held in kept:
+                self.keep(cache, held)
         return found
+
+    def keep(self, cache: str, held: Held) -> None:
+        """Let a cache take in an entry that hardware may hold."""
+        if held not in getattr(self.hardware.caches, cache):
+            self.hardware.keep(((cache, held),))
+            self.memory.log.append(Kept(cache, held))
 
     def evict(self, cache: str, leaves: Callable[[Any, Any], bool]) -> None:
         """Drop the entries of a cache that *leaves* says of their tag and value."""
