@@ -123,6 +123,23 @@ class Unit:
         if self.listener is not None:
             self.listener.after(self, self._status, self._serial)
 
+    def refused(self, words: tuple[int, int]) -> None:
+        """Queue a descriptor that no unit takes; the driver puts a wait in its place and goes on.
+
+        So the driver gets past an error of the queue (drivers/iommu/intel/dmar.c qi_check_fault).
+
+        Raises:
+            NotExecuted: the unit took it.
+        """
+        base = (self.queue.iqa & ~(PAGE - 1)) + self.queue.tail
+        for offset, word in enumerate((*words, *(0,) * (self.queue.step // 8 - 2))):
+            self.memory[base + 8 * offset] = word
+        self.queue.ring((self.queue.tail + self.queue.step) % self.queue.size)
+        if not self.queue.error:
+            raise NotExecuted(f"the unit took the descriptor {words[0]:#x}")
+        self.queue.error, self.queue.tail = False, self.queue.head
+        self.flush(())
+
     # -- caches -----------------------------------------------------------------------------
 
     def fill(

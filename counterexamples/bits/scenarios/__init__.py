@@ -1,0 +1,44 @@
+"""Runs of scenarios on the bits: one module a family, with what its actions write and who may look.
+
+`MODULES` names the module of each family whose actions touch VT-d state; that module defines
+``BITS``. `REASONS` says of every other family why there is nothing to replay. A test keeps the two
+complete: no family is skipped in silence.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from dmaproof.counterexamples.bits.scenarios.base import BitsOfFamily
+
+NOTHING: Final = "no VT-d state: "
+"""How every reason begins."""
+
+_HERE: Final = "dmaproof.counterexamples.bits.scenarios"
+
+MODULES: dict[str, str] = {
+    "invalidation": f"{_HERE}.invalidation",
+}
+
+REASONS: dict[str, str] = {
+    "ownership": f"{NOTHING}who may open what is the kernel's bookkeeping; no table is written",
+    "fault-groups": f"{NOTHING}lists of faults and who frees them are memory of the kernel; the"
+    " queue that they come from is in the family page-requests",
+    "device-directory": f"{NOTHING}the directory is that of a RISC-V IOMMU, another vendor's"
+    " hardware",
+}
+
+
+def bits_of(family: str) -> type[BitsOfFamily]:
+    """Return the bits of a family.
+
+    Raises:
+        KeyError: the family has none (see `REASONS`).
+    """
+    from dmaproof.counterexamples.bits.scenarios.base import BitsOfFamily
+
+    found = import_module(MODULES[family]).BITS
+    assert issubclass(found, BitsOfFamily)
+    return found  # type: ignore[no-any-return]
