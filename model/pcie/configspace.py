@@ -100,6 +100,11 @@ class ConfigSpace:
             pointer = header >> 20 & ~3
 
     @property
+    def silent(self) -> bool:
+        """Whether the function did not answer: ones or zeros all over; it is asleep or gone."""
+        return self.byte(0x0E) == 0xFF or not any(self.data[:0x40])
+
+    @property
     def unread(self) -> bool:
         """Whether capabilities are announced in bytes that were not read."""
         pointer = self.byte(0x14 if self.header_type == 2 else 0x34) & ~3
@@ -147,14 +152,14 @@ def _own_memory(space: ConfigSpace) -> bool:
 
 
 def _unknown(space: ConfigSpace, kind: PortKind) -> frozenset[Fact]:
-    if space.byte(0x0E) == 0xFF:  # ones: the function is asleep or gone
+    if space.silent:
         return frozenset({Fact.IDS, Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
     ids = frozenset({Fact.IDS}) if space.word(0) == NO_ID else frozenset()
     if ids and space.header_type == 0:
         ids |= {Fact.PHYSFN}  # only virtual functions have no vendor id
     if space.unread:
         return ids | {Fact.KIND, Fact.ACS, Fact.CAPABILITIES}
-    if kind.is_pcie and not space.extended_read:
+    if kind.is_pcie and not (space.extended_read and space.dword(EXTENDED) != 0xFFFFFFFF):
         return ids | {Fact.ACS, Fact.CAPABILITIES}
     return ids
 

@@ -65,8 +65,24 @@ def read_lspci(text: str, where: str = "lspci", name: str = "") -> Machine:
     devices = _paths(devices, [read.record for read in chosen.values()])
     owners = [read.device.bdf for read in chosen.values() if read.words.owns_segment]
     devices, lost = place(devices, owners)
-    said = [*said, *more, *lost, *_assumed(chosen, devices), *warnings(devices)]
+    said = [
+        *said,
+        *_unseen(found.unseen),
+        *more,
+        *lost,
+        *_assumed(chosen, devices),
+        *warnings(devices),
+    ]
     return Machine(name or where, devices, said, recorded)
+
+
+def _unseen(lines: list[int]) -> list[str]:
+    if not lines:
+        return []
+    return [
+        f"{len(lines)} lines look like functions, but do not begin like one, and are ignored; the "
+        f"first is line {lines[0]}"
+    ]
 
 
 def _check_content(listings: list[Listing], where: str) -> None:

@@ -22,25 +22,31 @@ MAX_LISTINGS = 64
 _ADDRESS = r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
 _STEP = r"(?:(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:)?[01][0-9a-fA-F]\.[0-7]"
 _HEADLINE = re.compile(rf"[ \t]*((?:{_STEP}/){{0,32}})(?:{_ADDRESS})(?=\s|$)")
-_ANYWHERE = re.compile(f"^{_HEADLINE.pattern}", re.MULTILINE)
+_ANYWHERE = re.compile(rf"(?<![\w.]){_ADDRESS}(?=\s|$)", re.MULTILINE)
+_UNSEEN = re.compile(
+    rf"(?<![\w.]){_ADDRESS}\s+[A-Z][^:\[\]]{{0,60}}\[[0-9a-f]{{4}}\]: "
+    r".*\[[0-9a-f]{4}:[0-9a-f]{4}\]"
+)
+"""What only a headline of ``lspci -nn`` looks like, wherever on a line it stands."""
 _NO_ADDRESS = re.compile(
     r"[0-9a-fA-F]{4,8}:(?:[0-9a-fA-F]{3,8}:[0-9a-fA-F]{2}\.[0-9a-fA-F]|[0-9a-fA-F]{2}:"
     r"(?:[2-9a-fA-F][0-9a-fA-F]\.[0-9a-fA-F]|[01][0-9a-fA-F]\.[89a-fA-F]))\s+\S"
 )
 _SHORT_PATH = re.compile(rf"[ \t]*{_ADDRESS}(?:/[01][0-9a-fA-F]\.[0-7])+\s")
-_HEX_LINE = re.compile(r"([0-9a-fA-F]{2,3}):((?: [0-9a-fA-F]{2}){16})\s*")
+_HEX_LINE = re.compile(r"[ \t]*([0-9a-fA-F]{2,3}):((?: [0-9a-fA-F]{2}){16})\s*")
 _HEX_START = re.compile(r"[0-9a-fA-F]{2,3}: (?:[0-9a-fA-F]{1,2}(?:\s|$))")
 _CLASS = re.compile(r"\s*(?:$|[\"(A-Z0-9])")
 _CLASS_AND_NAME = re.compile(r"\s+(?:[A-Z0-9][^:]{0,60}|[0-9a-fA-F]{4}): ")
 
 _GROUP_TITLE = re.compile(
-    rf"\s*(?:/\S*)?IOMMU Group (\d{{1,9}})(?::?\s*$|:?\s+(?={_HEADLINE.pattern}))"
+    rf"\s*(?:/\S*)?(?:IOMMU [Gg]roup (?P<alone>\d{{1,9}}):?\s*$|"
+    rf"(?:IOMMU )?[Gg]roup:?\s+(?P<before>\d{{1,9}}):?\s+(?={_HEADLINE.pattern}))"
 )
 """What the usual loop over /sys/kernel/iommu_groups prints before the functions of a group."""
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _SLOT = re.compile(rf"^Slot:\s*{_ADDRESS}[ \t]*\n(?:[A-Za-z]+:[^\n]*\n?)*", re.MULTILINE)
 _TOOL_MESSAGE = re.compile(
-    r"^([0-9a-f]{2,3}:(?: [0-9a-f]{2}){1,15}) ?pcilib: [^\n]*\n((?:[0-9a-f]{2} ?){1,15})$",
+    r"^([0-9a-f]{2,3}:(?: [0-9a-f]{2}){1,15}) ?pcilib: [^\n]*\n ?((?:[0-9a-f]{2} ?){1,15})$",
     re.MULTILINE,
 )
 """An error message in the middle of a hex line, whose rest follows on the next."""
@@ -113,15 +119,19 @@ class Cut:
     Attributes:
         listings: at least one; a new one starts where a function comes again.
         drawn: lines of trees drawn by ``lspci -t``.
+        unseen: numbers of lines that hold a headline, but not where one begins.
 
     """
 
     listings: list[Listing]
     drawn: list[str]
+    unseen: list[int] = field(default_factory=list)
 
 
 def clean(text: str) -> str:
-    """Return *text* without colours, carriage returns and non-breaking spaces."""
+    """Return *text* without marks of byte order, colours, carriage returns and hard spaces."""
+    if "\ufeff" in text:
+        text = text.replace("\ufeff", "")
     if "\x1b" in text:
         text = _COLOUR.sub("", text)
     if "\r" in text:
@@ -161,7 +171,7 @@ def cut(text: str, where: str) -> Cut:
 
     """
     text = clean(text)
-    if _ANYWHERE.search(text) is None and not _has_quoted(text):
+    if _ANYWHERE.search(text) is None:
         raise InputError(
             "no PCI function found" if text.strip() else "the file is empty",
             where,
@@ -172,19 +182,15 @@ def cut(text: str, where: str) -> Cut:
     found = cutter.cut(text)
     if not found:
         raise InputError("no PCI function found", where, "this is no output of lspci", TAKE_AGAIN)
-    return Cut(found, cutter.drawn)
-
-
-def _has_quoted(text: str) -> bool:
-    return any(
-        _HEADLINE.match(_bare(line)) for line in text.splitlines() if line[:1] in {">", "[", "<"}
-    )
+    return Cut(found, cutter.drawn, cutter.unseen)
 
 
 def _bare(line: str) -> str:
-    """Take quotation marks and time stamps off the front of a line."""
+    """Take quotation marks, time stamps and marks of scripts off the front of a line."""
     if line[:1] == ">" and (quoted := _QUOTE.match(line)) is not None:
         line = line[quoted.end() :]
+    if line.startswith("[RESET]"):
+        return line[len("[RESET]") :]
     if line[:1] in "[<" or line[:1].isalnum():
         stamp = _STAMP.match(line)
         if stamp is not None:
@@ -199,6 +205,7 @@ class _Cutter:
         self.where = where
         self.found: list[Listing] = []
         self.drawn: list[str] = []
+        self.unseen: list[int] = []
         self.group = ""
         self.current: Record | None = None
         self.closed = False
@@ -233,7 +240,7 @@ class _Cutter:
     def _words(self, line: str, number: int) -> None:
         title = _GROUP_TITLE.match(line)
         if title is not None:
-            self.group, line = title[1], line[title.end() :]
+            self.group, line = title["alone"] or title["before"], line[title.end() :]
             if not line:
                 return
         elif line[0] not in " \t":
@@ -241,7 +248,10 @@ class _Cutter:
         head = _HEADLINE.match(line)
         if head is not None and _is_headline(line, head.end()):
             self._start(head, line[head.end() :], number)
-        elif is_drawn(line):
+            return
+        if _UNSEEN.search(line) is not None:
+            self.unseen.append(number)
+        if is_drawn(line):
             self.drawn.append(line)
         elif self.current is None:
             return

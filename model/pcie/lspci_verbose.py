@@ -37,8 +37,8 @@ _BARE_TYPE = re.compile(rf"Express (?:\(v\d+\) )?({_TYPE})")
 _FLAGS = ("SrcValid", "TransBlk", "ReqRedir", "CmpltRedir", "UpstreamFwd", "EgressCtrl")
 _FLAG_BITS = dict(zip((*_FLAGS, "DirectTrans"), ACS_BITS.values(), strict=True))
 _ALL_FLAGS = " ".join(rf"{name}([+-])" for name in _FLAG_BITS)
-_ACS_CAP = re.compile(rf"\bACSCap: {_ALL_FLAGS}")
-_ACS_CTL = re.compile(rf"\bACSCtl: {_ALL_FLAGS}")
+_ACS_CAP = re.compile(rf"\bACSCap: ?{_ALL_FLAGS}")
+_ACS_CTL = re.compile(rf"\bACSCtl: ?{_ALL_FLAGS}")
 
 _DETAILS = re.compile(
     r" (?:Subsystem|Control|Flags|DeviceName|Capabilities|Kernel|Bus|NUMA|Status):"
@@ -58,6 +58,20 @@ _SRIOV = re.compile(
     r".{0,200}?VF offset: (\d{1,5}), stride: (\d{1,5})(?:, Device ID: ([0-9a-f]{4})\b)?"
 )
 _PORT = re.compile(r"LnkCap: Port #(\d{1,3})\b")
+_ACS_NAME = re.compile(
+    r"Access Control|Capabilities: \[[1-9a-f][0-9a-f]{2}(?: v\d+)?\] (?:Unknown \(13\)|#0d\b)"
+)
+"""How releases of lspci name the capability; those that do not know it print its number."""
+_NUMBERED = re.compile(
+    r"Capabilities: \[[1-9a-f][0-9a-f]{2}(?: v\d+)?\] "
+    r"(?:Unknown \((?:15|16|19|27)\)|#(?:0f|10|13|1b)\b)"
+)
+"""Numbers in place of ATS, SR-IOV, page requests or PASID."""
+_SRIOV_NAME = re.compile(
+    r"Single Root I/O Virtualization|"
+    r"Capabilities: \[[1-9a-f][0-9a-f]{2}(?: v\d+)?\] (?:Unknown \(16\)|#10\b)"
+)
+_UNREAD = re.compile(r"<(?:access denied|chain broken|chain looped|unreadable|\?\?\?)>")
 _SWITCHTEC = re.compile(r"Microsemi|PMC-Sierra|Switchtec|Microchip .*\bPCI100\d")
 _ALL = frozenset({Fact.KIND, Fact.ACS, Fact.CAPABILITIES})
 
@@ -88,7 +102,7 @@ def read_words(record: Record) -> Words:
     text = record.text
     device, name = _identity(record.bdf, text)
     detailed = _SHOWN.search(text) is not None
-    denied = "<access denied>" in text
+    denied = _UNREAD.search(text) is not None
     cut_short = not record.ended and "Kernel " not in text and "Status: Cap-" not in text
     device = _buses(device, text)
     kind = _kind(record, text)
@@ -200,11 +214,11 @@ def _capabilities(device: Device, text: str, *, complete: bool) -> Device:
     acs = _acs(text)
     if acs is not None:
         changes["acs"] = acs
-    elif "Access Control Services" in text or not complete:
+    elif _ACS_NAME.search(text) or not complete:
         unknown.add(Fact.ACS)
     changes["ats"] = "Address Translation Service (ATS)" in text
     changes["pri"] = "Page Request Interface (PRI)" in text
-    if not complete:
+    if not complete or _NUMBERED.search(text):
         unknown.add(Fact.CAPABILITIES)
     if not _pasid(text, changes) or not _sriov(text, changes):
         unknown.add(Fact.CAPABILITIES)
@@ -241,7 +255,7 @@ def _pasid(text: str, changes: dict[str, object]) -> bool:
 
 def _sriov(text: str, changes: dict[str, object]) -> bool:
     """Read the SR-IOV capability; False if there is one without values."""
-    if "Single Root I/O Virtualization (SR-IOV)" not in text:
+    if _SRIOV_NAME.search(text) is None:
         return True
     found = _SRIOV.search(text)
     if found is None:

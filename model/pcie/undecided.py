@@ -20,6 +20,8 @@ from dmaproof.model.pcie.channels import Fabric
 from dmaproof.model.pcie.groups import Group, groups
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind
 
+UNKNOWN_CLASS = 0xFF
+"""Base class of what answers ones, and of names that no table has."""
 ISOLATING = Acs(0x5F, 0x1D)
 LEAKING = Acs(0x5F, 0)
 _ISOLATION = frozenset({Fact.IDS, Fact.KIND, Fact.ACS, Fact.PHYSFN})
@@ -48,7 +50,8 @@ class Doubt:
     Attributes:
         members: all of them; at worst they are one group, and with nobody else.
         parts: the groups they form at best.
-        hiding: the functions among them of which something is missing that matters.
+        hiding: the functions among them, or the ports above, of which something is missing that
+            matters.
         reason: what is missing, in words.
 
     """
@@ -265,7 +268,8 @@ def _merged(
     """Join what overlaps, and groups that ports which the dump does not list could join.
 
     Such a port can leak, which joins all that is below it, and sit in any slot whose functions do
-    not isolate; a VMD segment whose owner is not known can belong to any VMD.
+    not isolate, or it is a bridge of which the dump has no buses; a VMD segment whose owner is not
+    known can belong to any VMD.
     """
     graph = nx.Graph()
     for members in found:
@@ -280,12 +284,19 @@ def _merged(
         near = [
             d.bdf
             for d in inside
-            if d.multifunction and not pci_acs_enabled(worst, worst.device(d.bdf), REQ_ACS_FLAGS)
+            if _without_buses(d)
+            or (d.multifunction and not pci_acs_enabled(worst, worst.device(d.bdf), REQ_ACS_FLAGS))
         ]
         owners = [d.bdf for d in machine.devices if quirks.is_vmd(d)]
         far = owners if segment >= quirks.FIRST_VMD_SEGMENT else []
         nx.add_path(graph, [*lost, *near, *far])
     return sorted(tuple(sorted(part)) for part in nx.connected_components(graph))
+
+
+def _without_buses(device: Device) -> bool:
+    """Whether it is or may be a bridge to a bus that the dump does not tell."""
+    bridge = device.is_bridge or device.class_code >> 8 == UNKNOWN_CLASS
+    return bridge and device.secondary is None and Fact.KIND in device.unknown
 
 
 def _doubt(
@@ -297,7 +308,9 @@ def _doubt(
 ) -> Doubt:
     hiding = tuple(bdf for bdf in block if _matters(machine, best, worst, bdf))
     if not hiding:
-        hiding = tuple(bdf for bdf in block if machine.device(bdf).unknown & _DOUBTFUL)
+        # Components have no ports, but what a port above hides decides about them.
+        near = {bdf for member in block for bdf in (member, *machine.ancestors(member))}
+        hiding = tuple(sorted(bdf for bdf in near if machine.device(bdf).unknown & _DOUBTFUL))
     reasons = list(missing(machine, hiding))
     return Doubt(
         members=block,

@@ -45,6 +45,25 @@ def dumps(draw: st.DrawFn, ways: tuple[str, ...] = tuple(HIDE)) -> tuple[Machine
     return truth, Machine("shown", shown)
 
 
+def test_a_hidden_port_explains_components_that_have_no_ports() -> None:
+    ports = [
+        Device(
+            bdf=Bdf.parse(f"00:0{n}.0"),
+            kind=PortKind.CONVENTIONAL_BRIDGE,
+            class_code=0x0604,
+            header_type=1,
+            secondary=n,
+            subordinate=n,
+            unknown=HIDDEN,
+        )
+        for n in (1, 2)
+    ]
+    below = [Device(bdf=Bdf.parse(f"0{n}:00.0"), class_code=0x0200) for n in (1, 2)]
+    (doubt,) = decide(Machine("hidden", [*ports, *below]), "components").doubts
+    assert set(doubt.hiding) == {port.bdf for port in ports}
+    assert "hide their capabilities" in doubt.reason
+
+
 def partition(found: list) -> set[frozenset[Bdf]]:
     return {frozenset(group.members) for group in found}
 
@@ -67,7 +86,8 @@ def test_the_truth_lies_between_the_bounds(algorithm: str, drawn) -> None:
     assert finer(real, partition(list(decision.groups)) | blocks)
     for doubt in decision.doubts:
         assert finer({frozenset(part) for part in doubt.parts}, real)
-        assert doubt.hiding and set(doubt.hiding) <= set(doubt.members)
+        near = {bdf for m in doubt.members for bdf in (m, *shown.ancestors(m))}
+        assert doubt.hiding and set(doubt.hiding) <= near
         assert all(shown.device(bdf).unknown for bdf in doubt.hiding)
     members = [m for g in decision.groups for m in g.members]
     members += [m for doubt in decision.doubts for m in doubt.members]
