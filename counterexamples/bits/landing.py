@@ -62,7 +62,13 @@ class Seen:
     edges: list[Edge] = field(default_factory=list)
 
 
-def landed(hardware: Hardware, wire: Bdf, request: Request, wanted: int) -> Issued | None:
+_SAID = {"memory": "the tables", "entries": "cached table entries", "iotlb": "the IOTLB"}
+
+
+def landed(
+    hardware: Hardware, wire: Bdf, request: Request, wanted: int,
+    sources: tuple[str, ...] = tuple(_SAID),
+) -> Issued | None:
     """Issue a request; return it if it may land at an address, else None.
 
     Args:
@@ -70,14 +76,16 @@ def landed(hardware: Hardware, wire: Bdf, request: Request, wanted: int) -> Issu
         wire: its requester id.
         request: the request.
         wanted: host-physical byte address.
+        sources: what may have translated it (see `model.vtd.caches.Way`), what is looked for first
+            first; the device's own TLB comes last.
     """
-    words = {"memory": "the tables", "entries": "cached table entries", "iotlb": "the IOTLB"}
     ways = list(hardware.ways(request))
-    for source, said in words.items():
+    for source in sources:
         if any(way.source == source and way.legal.hpa == wanted for way in ways):
             # The rules that block it now are no part of what a stale entry does.
             _, rules = rules_used(hardware.image, hardware.registers, request)
-            return Issued(wire, request, wanted, "", said, rules if source == "memory" else ())
+            by_memory = source == "memory"
+            return Issued(wire, request, wanted, "", _SAID[source], rules if by_memory else ())
     if any(legal.hpa == wanted for legal in hardware.device_outcomes(request)):
         return Issued(wire, request, wanted, "", "device TLB")
     return None

@@ -50,7 +50,8 @@ def registers(tables: Tables, root: int, cap: int = 0, ecap: int = 0) -> Registe
     Args:
         tables: the table format.
         root: address of the root table.
-        cap, ecap: bits that are set besides.
+        cap: bits that are set in CAP besides.
+        ecap: bits that are set in ECAP besides.
     """
     return Registers(CAP | cap, _ECAP[tables] | ecap, root | _TTM[tables] << 10, haw=HAW)
 

@@ -7,7 +7,11 @@ DID), device TLB (tagged and untagged entries apart).
 
 In extended mode (2018) all entries behind a context entry carry the DID of its RID domain. In
 scalable mode each PASID entry has its own, and the DID field of the context entry is not there: a
-flush that takes its DID from the context entry names nothing.
+flush that takes its DID from the context entry names nothing. Requests without PASID have no
+PASID-table entry in extended mode: the second level of the context entry is theirs.
+
+What a device TLB holds comes as a translated request, which the unit lets through only by a context
+entry that is present (VT-d 4.2.3, table 30 SCT.2, SCT.5): which one does not matter.
 """
 
 from __future__ import annotations
@@ -187,16 +191,19 @@ def _driver(programs: tuple[Program, ...]) -> Module:
     )
 
 
-def _caches(*, ats: bool) -> Module:
+def _caches(options: ContextOptions) -> Module:
     context = or_(CONTEXT(v.R, _T), CONTEXT_CACHE(v.R, _T))
     entry = or_(and_(context, HAS(_T, v.P)), PASID_CACHE(*KEY))
+    extended = options.mode == "extended"
     chain: list[tuple[Rel, tuple[Var, ...], Formula, str]] = [
         (CONTEXT_CACHE, (v.R, _T), CONTEXT(v.R, _T),
          "The context cache takes the entry of {r}, which leads to {t}"),
-        (PASID_CACHE, KEY, and_(context, HAS(_T, v.P)),
+        (PASID_CACHE, KEY,
+         and_(context, HAS(_T, v.P), *([ne(v.P, v.NO_PASID)] if extended else [])),
          "The PASID cache takes the entry for PASID {p} of {t}, for {r}"),
         (IOTLB, KEY, entry, "The IOTLB takes a translation of {r}, PASID {p}, by {t}"),
     ]
+    ats = options.ats == "on"
     if ats:
         chain.append((DEVICE_TLB, KEY, and_(w.ATS(v.R), or_(entry, IOTLB(*KEY))),
                       "The device of {r} takes a translation of PASID {p} by {t} (ATS)"))
@@ -212,7 +219,7 @@ def build(options: ContextOptions) -> Scenario:
     ats = options.ats == "on"
     programs = (_exchange(options), _clear(options))
     return Scenario(
-        compose("context-entry", _driver(programs), _caches(ats=ats)),
+        compose("context-entry", _driver(programs), _caches(options)),
         {c.id: c for c in _claims(ats=ats)}, _worlds(ats=ats),
         frames=((v.R, v.P, _T, _NEW), *_bare_frame(options)),
         stages=tuple(p.stages for p in programs), size=2,
@@ -226,16 +233,19 @@ def _bare_frame(options: ContextOptions) -> list[tuple[Term, ...]]:
 
 
 def _claims(*, ats: bool) -> list[Claim]:
-    places = [IOTLB, PASID_CACHE, *([DEVICE_TLB] if ats else [])]
-    hit = or_(and_(CONTEXT(_R1, _T1), HAS(_T1, _P1)), *(place(*OTHER) for place in places))
+    hit = or_(and_(CONTEXT(_R1, _T1), HAS(_T1, _P1)), IOTLB(*OTHER), PASID_CACHE(*OTHER))
+    among: tuple[Var, ...] = OTHER
+    if ats:
+        passes = or_(CONTEXT(_R1, _N1), CONTEXT_CACHE(_R1, _N1))
+        hit, among = or_(hit, and_(DEVICE_TLB(*OTHER), passes)), (*OTHER, _N1)
     live = GRANT(_R1, _T1)
     last = DEVICE_TLB if ats else IOTLB
     return [
         always("unbind-final", "a function finds what a table holds only while it is bound",
-               forall(OTHER, implies(hit, live)),
+               forall(among, implies(hit, live)),
                "a request of {r1} with PASID {p1} still finds the entry of {t1}"),
         always("unbind-final-rid", "the same of requests without PASID",
-               forall((_R1, _T1), implies(_bare(hit), live)),
+               forall([x for x in among if x != _P1], implies(_bare(hit), live)),
                "a request of {r1} without PASID still finds the entry of {t1}"),
         always("one-table", "a context entry leads to one table",
                forall((v.R, _T, _T1), implies(and_(CONTEXT(v.R, _T), CONTEXT(v.R, _T1)),

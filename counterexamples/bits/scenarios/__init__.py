@@ -19,6 +19,8 @@ NOTHING: Final = "no VT-d state: "
 _HERE: Final = "dmaproof.counterexamples.bits.scenarios"
 
 MODULES: dict[str, str] = {
+    "context-entry": f"{_HERE}.context_entry",
+    "entry-update": f"{_HERE}.entry_update",
     "invalidation": f"{_HERE}.invalidation",
 }
 

@@ -138,6 +138,7 @@ class BitsOfFamily(ABC):
         """Yield requests, with where the rules let them land."""
         return iter(())
 
+    @abstractmethod
     def show(self, claim: str, o: Objects, seen: Seen) -> None:
         """Show what a claim says of some objects, by requests or bytes, and note it in *seen*.
 

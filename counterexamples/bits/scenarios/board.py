@@ -280,14 +280,18 @@ class Board:
         """Return what the tables alone do with a request."""
         return translate(self.memory, self.unit(wire).hardware.registers, request)
 
-    def lands(self, wire: Bdf, pasid: int | None, page: int, address: int = VIRTUAL) -> Issued:
-        """Issue a write for a page and return it.
+    def lands(
+        self, wire: Bdf, pasid: int | None, page: int, address: int = VIRTUAL, *,
+        cached: bool = False,
+    ) -> Issued:
+        """Issue a write for a page and return it; *cached*: past what the tables say now.
 
         Raises:
             NotReproduced: neither tables nor caches lead there.
         """
         request = self.request(wire, pasid, address + OFFSET, write=True)
-        found = landed(self.unit(wire).hardware, wire, request, page + OFFSET)
+        sources = ("entries", "iotlb") if cached else ("memory", "entries", "iotlb")
+        found = landed(self.unit(wire).hardware, wire, request, page + OFFSET, sources)
         if found is None:
             raise NotReproduced(f"no request of {wire}{tagged(pasid)} lands at {page:#x}")
         return found

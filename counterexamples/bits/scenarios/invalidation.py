@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from dmaproof.counterexamples.bits.host import POINTER
 from dmaproof.counterexamples.bits.landing import NotReproduced, Seen
@@ -37,7 +38,7 @@ _PARTS = {family.PASID_CACHE: "pasid", family.IOTLB: "iotlb", family.STRUCTURE: 
 class Bits(BitsOfFamily):
     """Scalable mode: a requester id has a PASID table, a space a first or a second stage."""
 
-    stutters = {
+    stutters: ClassVar[Mapping[str, str]] = {
         "unbind.enter": "the call has entered and holds the group's lock; its steps follow",
         "unbind.free": _BOOKKEEPING,
         "unbind.return": _BOOKKEEPING,
@@ -152,9 +153,11 @@ class Bits(BitsOfFamily):
     def _evict(self, rel: Rel) -> Handler:
         def evict(m: Moment) -> None:
             wire, mine = self.wires[m["r"]], (m["r"], m["p"], m["d"], m["s"])
-            self.board.unit(wire).evict(
-                _PARTS[rel], lambda tag, value: mine in self._entry(rel, wire, Held(tag, value)).rows
-            )
+
+            def leaves(tag: object, value: object) -> bool:
+                return mine in self._entry(rel, wire, Held(tag, value)).rows
+
+            self.board.unit(wire).evict(_PARTS[rel], leaves)
 
         return evict
 
@@ -230,10 +233,10 @@ class Bits(BitsOfFamily):
         for _, _, did, own in (row for row in known if row[:2] == (r, p)):
             for r1, p1, d1, s in state[family.STRUCTURE]:
                 first = self.fact(w.FIRST_STAGE, s)
-                same_unit = self.wires[r1].domain == self.wires[r].domain
-                if d1 == did and same_unit and first == self.fact(w.FIRST_STAGE, own):
-                    if not first or p1 == p:
-                        yield s
+                same = d1 == did and self.wires[r1].domain == self.wires[r].domain
+                same &= first == self.fact(w.FIRST_STAGE, own)
+                if same and (not first or p1 == p):
+                    yield s
 
     # -- what the end shows -----------------------------------------------------------------
 
