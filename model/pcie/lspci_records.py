@@ -39,8 +39,9 @@ _CLASS = re.compile(r"\s*(?:$|[\"(A-Z0-9])")
 _CLASS_AND_NAME = re.compile(r"\s+(?:[A-Z0-9][^:]{0,60}|[0-9a-fA-F]{4}): ")
 
 _GROUP_TITLE = re.compile(
-    rf"\s*(?:/\S*)?(?:IOMMU [Gg]roup (?P<alone>\d{{1,9}}):?\s*$|"
-    rf"(?:IOMMU )?[Gg]roup:?\s+(?P<before>\d{{1,9}}):?\s+(?={_HEADLINE.pattern}))"
+    r"(?:IOMMU group |\s*(?:/\S*)?IOMMU Group )(?P<alone>\d{1,9}):?\s*$|"
+    r"\s*(?:/\S*)?(?:IOMMU )?[Gg]roup:?\s+(?P<before>\d{1,9}):?\s+"
+    rf"(?={_HEADLINE.pattern})"
 )
 """What the usual loop over /sys/kernel/iommu_groups prints before the functions of a group."""
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
