@@ -19,6 +19,7 @@ NOTHING: Final = "no VT-d state: "
 _HERE: Final = "dmaproof.counterexamples.bits.scenarios"
 
 MODULES: dict[str, str] = {
+    "cache-tags": f"{_HERE}.cache_tags",
     "context-entry": f"{_HERE}.context_entry",
     "entry-update": f"{_HERE}.entry_update",
     "invalidation": f"{_HERE}.invalidation",
