@@ -15,6 +15,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 from dmaproof.model.errors import InputError
@@ -32,6 +33,7 @@ PACK = (
 """The command that makes an archive which this reader likes (as root)."""
 
 _FUNCTION = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_ROOT = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 _ALIKE = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
 _NUMBERS = {
     "vendor",
@@ -64,6 +66,7 @@ class _Found:
 
     where: str
     functions: dict[Bdf, _Function] = field(default_factory=dict)
+    top: tuple[str, ...] | None = None
     ignored: dict[str, list[str]] = field(default_factory=dict)
 
     def function(self, name: str) -> _Function:
@@ -79,9 +82,18 @@ class _Found:
         """Note the path of a function; the longest one is the real one."""
         chain = tuple(part for part in parts if _FUNCTION.fullmatch(part))
         function = self.function(chain[-1])
-        if "devices" in parts and "bus" not in parts and len(chain) > len(function.path):
+        if any(map(_ROOT.fullmatch, parts)) and len(chain) > len(function.path):
             function.path = chain
         return function
+
+    def other_tree(self, parts: tuple[str, ...]) -> bool:
+        """Whether an entry belongs to a second tree beside the one that came first."""
+        top = _top(parts)
+        if top is None:
+            return False
+        if self.top is None:
+            self.top = top
+        return top != self.top
 
     def ignore(self, why: str, name: str) -> None:
         """Note that something was left out."""
@@ -114,10 +126,25 @@ def read_tar(data: bytes, where: str) -> Machine:
                 if number > _MAX_MEMBERS:
                     raise _bad(f"more than {_MAX_MEMBERS} members", where, "no archive of sysfs")
                 _member(archive, member, found)
+            if data[archive.offset : archive.offset + 512] != bytes(512):
+                rest = f"all after byte {archive.offset}, so that functions may be missing"
+                found.ignore("the archive is cut or damaged", rest)
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         cause = "the archive is truncated"
         raise _bad(f"a damaged archive: {str(error)[:80]}", where, cause) from error
     return _machine(found)
+
+
+def _top(parts: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the folders above ``devices``, ``bus/pci`` or ``kernel``; None outside of these."""
+    for at, (part, following) in enumerate(pairwise((*parts, ""))):
+        if (
+            (part == "devices" and (_ROOT.fullmatch(following) or _FUNCTION.fullmatch(following)))
+            or (part, following) in {("bus", "pci"), ("kernel", "iommu_groups")}
+            or (part == "iommu_groups" and following)
+        ):
+            return parts[:at]
+    return None
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, found: _Found) -> None:
@@ -130,6 +157,9 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, found: _Found) ->
     strange = [part for part in parts if _ALIKE.fullmatch(part) and not _FUNCTION.fullmatch(part)]
     if strange:
         found.ignore("a name that is no PCI address", strange[0][:40])
+        return
+    if found.other_tree(parts):
+        found.ignore("another tree", "/".join(_top(parts) or ())[:80] or ".")
         return
     if _group_entry(parts, found):
         return
@@ -203,7 +233,12 @@ def _base(folder: Path) -> Path | None:
     for base in above:
         if (base / "bus" / "pci" / "devices").is_dir() or any((base / "devices").glob("pci*:*")):
             return base
-    return None
+    # What remains of bus/pci/devices when links are copied as what they point at.
+    return next((base for base in (folder, folder / "devices") if _is_flat(base)), None)
+
+
+def _is_flat(folder: Path) -> bool:
+    return any(_FUNCTION.fullmatch(place.name) for place in folder.glob("*:*:*.*"))
 
 
 def read_tree(folder: Path, where: str) -> Machine:
@@ -236,6 +271,9 @@ def _places(base: Path) -> Iterator[Path]:
     listed = base / "bus" / "pci" / "devices"
     if listed.is_dir():
         yield from sorted(listed.iterdir())
+        return
+    if _is_flat(base):
+        yield from sorted(base.iterdir())
         return
     for root in sorted((base / "devices").glob("pci*:*")):
         for here, inner, _ in os.walk(root):

@@ -200,6 +200,48 @@ def test_an_oversized_file_is_not_read() -> None:
     assert Bdf(0, 0, 9, 0) in found
 
 
+def test_a_second_tree_in_an_archive_is_ignored_aloud() -> None:
+    """Two machines in one archive are not mixed."""
+    other = machine("SS")
+    more = archive(entries(other, numbers(other)), "second/sys/")
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as joined:
+        for data in (TAR, more):
+            with tarfile.open(fileobj=io.BytesIO(data)) as source:
+                for entry in source:
+                    joined.addfile(entry, source.extractfile(entry) if entry.isreg() else None)
+    found = read_tar(stream.getvalue(), "two")
+    assert found.devices == SW.devices
+    assert "another tree: second/sys" in " ".join(found.warnings)
+
+
+def test_an_archive_that_ends_in_the_middle_says_so() -> None:
+    """tarfile is content with an archive that ends between two members."""
+    with tarfile.open(fileobj=io.BytesIO(TAR)) as whole:
+        places = [entry.offset for entry in whole]
+    middle = places[len(places) // 2]
+    for cut in (TAR[:middle], TAR[: middle + 100], TAR[:middle] + b"x" * 512 + TAR[middle:]):
+        found = read_tar(cut, "cut")
+        assert f"all after byte {middle}" in " ".join(found.warnings)
+    assert not read_tar(TAR[:-1024], "short padding").warnings
+
+
+def test_a_copy_whose_links_were_followed(tmp_path: Path) -> None:
+    """`cp -rL /sys/bus/pci/devices`, as a folder and as an archive: no paths, but all bytes."""
+    flat = {
+        "devices/" + "/".join(name.split("/")[-2:]): content
+        for name, content in ENTRIES.items()
+        if name.startswith("devices/") and isinstance(content, bytes)
+    }
+    root = folder(tmp_path / "copy", flat)
+    for found in (read_tree(root, "copy"), read_tree(root / "devices", "copy")):
+        assert found.devices == SW.devices
+    assert read_tar(archive(flat, ""), "copy").devices == SW.devices
+    without = {name: content for name, content in flat.items() if "0000:02:00.0" not in name}
+    partial = read_tar(archive(without, ""), "copy")
+    assert Fact.PORT_ABOVE in partial.device(Bdf(0, 3, 0, 0)).unknown
+
+
 def test_two_groups_for_one_function() -> None:
     made = member(f"{PORT}/iommu_group", tarfile.SYMTYPE, "../../../kernel/iommu_groups/77")
     with pytest.raises(InputError, match="in group 77 and in group"):
