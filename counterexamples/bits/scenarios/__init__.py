@@ -19,6 +19,12 @@ NOTHING: Final = "no VT-d state: "
 _HERE: Final = "dmaproof.counterexamples.bits.scenarios"
 
 MODULES: dict[str, str] = {
+    "container-as-group": f"{_HERE}.container_as_group",
+    "reset-window": f"{_HERE}.reset_window",
+    "pasid-attach": f"{_HERE}.pasid_attach",
+    "pasid-space": f"{_HERE}.pasid_space",
+    "nesting": f"{_HERE}.nesting",
+    "aliases": f"{_HERE}.aliases",
     "cache-tags": f"{_HERE}.cache_tags",
     "context-entry": f"{_HERE}.context_entry",
     "entry-update": f"{_HERE}.entry_update",
