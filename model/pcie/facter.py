@@ -53,7 +53,12 @@ def from_facter(text: str, where: str = "facter.json") -> Machine:
         raise _bad(f"not JSON: {str(error)[:120]}", where, "the file is truncated") from error
     if not is_facter(raw):
         raise _bad("no hardware report: key `hardware` is missing", where, "another kind of file")
-    entries = {entry.device.bdf: entry for entry in _entries(raw["hardware"], where)}
+    entries: dict[Bdf, _Entry] = {}
+    for entry in _entries(raw["hardware"], where):
+        other = entries.setdefault(entry.device.bdf, entry)
+        if other != entry:
+            what = f"{entry.device.bdf} is there twice, and differently"
+            raise _bad(what, where, "two reports were joined")
     if not entries:
         raise _bad("no PCI function found", where, "a report of a machine without PCI")
     devices = from_paths(
@@ -94,8 +99,8 @@ def _entry(raw: dict[str, Any], place_: str) -> _Entry:
     detail = raw.get("detail")
     header = detail.get("header_type") if isinstance(detail, dict) else None
     bus = detail.get("secondary_bus") if isinstance(detail, dict) else None
-    header = header if header in {0, 1, 2} else BRIDGE_CLASSES.get(code, 0)
-    secondary = bus if header and isinstance(bus, int) and 0 < bus < 256 else None
+    header = header if type(header) is int and 0 <= header <= 2 else BRIDGE_CLASSES.get(code, 0)
+    secondary = bus if header and type(bus) is int and 0 < bus < 256 else None
     owner, owned = _value(raw, "sub_vendor", place_), _value(raw, "sub_device", place_)
     device = Device(
         bdf=bdf,
