@@ -46,6 +46,7 @@ class Claim:
         formula: closed; for `REFUSED` what must always hold (see `refused`).
         violated: what the end of a refuting run means, in one sentence.
         when: for `REFUSED` the closed formula "the call is made so", which must be reachable.
+        made: for `REFUSED` the same as a condition over the call's parameters.
         action: for `REFUSED` the call.
         errno: for `REFUSED` what it returns.
     """
@@ -56,6 +57,7 @@ class Claim:
     formula: Formula
     violated: str = ""
     when: Formula | None = None
+    made: Formula | None = None
     action: str = ""
     errno: str = ""
 
@@ -92,7 +94,7 @@ def refused(identifier: str, says: str, act: Action, when: Formula, errno: str) 
     return Claim(
         identifier, ClaimKind.REFUSED, says, forall(act.params, implies(when, fails)),
         f"{act.name} does not return {errno} here",
-        when=not_(forall(act.params, not_(when))), action=act.name, errno=errno,
+        when=not_(forall(act.params, not_(when))), made=when, action=act.name, errno=errno,
     )
 
 
