@@ -94,6 +94,8 @@ def _set(options: AliasOptions, space: Term) -> list[Update]:
                        exists((_Y,), and_(OWN(_Y, _R), DOMAIN(_Y, _T))))
         own = and_(OWN(F, _R), Eq(_T, space))
         return [insert_where(ENTRY, (_R, _T), own), insert_where(ENTRY, (_R, _T), foreign)]
+    if options.exchange == "own":  # only then can an entry that is kept lead elsewhere
+        mine = and_(mine, forall((_W,), implies(ENTRY(_R, _W), Eq(_W, space))))
     return [insert_where(ENTRY, (_R, _T), mine)]
 
 

@@ -28,6 +28,7 @@ from dmaproof.model.logic.system import (
     insert_where,
 )
 from dmaproof.model.logic.terms import (
+    FALSE,
     Eq,
     Fn,
     Formula,
@@ -238,8 +239,13 @@ class Rules:
         return [delete(ATTACHING, F, P, H), delete(LOCKED, _group(F), P, H)]
 
     def program(self, pasid: Term, members: Formula) -> Update:
-        """Set the entries of some members (of the variable _X)."""
-        return insert_where(ENTRY, (_X, _Q, _Z), and_(members, Eq(_Q, pasid), Eq(_Z, H)))
+        """Set the entries of some members (of the variable _X).
+
+        Without a rollback one may be left over from an attach that failed: it is written over.
+        """
+        here = and_(members, Eq(_Q, pasid))
+        return Update(ENTRY, (_X, _Q, _Z), insert=and_(here, Eq(_Z, H)),
+                      delete=FALSE if self.o.rollback else here)
 
     def clear(self, pasid: Term) -> list[Update]:
         """Detach: the last device of the set blocks every member (its own entries, if each)."""
@@ -293,7 +299,7 @@ def _pasid_calls(r: Rules) -> list[Action]:
         action("attach_pasid.visit", (F, P, H, M),
                [running, Guard("member-with-pasids", member),
                 Guard("not-visited", not_(ENTRY(M, P, H)))],
-               [insert(ENTRY, M, P, H)], Actor.KERNEL,
+               [insert(ENTRY, M, P, H) if o.rollback else r.program(P, Eq(_X, M))], Actor.KERNEL,
                "The call programs {m}, PASID {p}, with {h}"),
         action("attach_pasid.return", (F, P, H), [running, Guard("all-visited", seen)],
                [*done, insert(CORE, _group(F), P, H)], Actor.KERNEL,
