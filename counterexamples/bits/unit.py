@@ -124,6 +124,17 @@ class Unit:
         if self.listener is not None:
             self.listener.after(self, self._status, self._serial)
 
+    def submit(self, command: Command) -> None:
+        """Queue a command without a wait: it stays pending until it is carried out."""
+        address = (self.queue.iqa & ~(PAGE - 1)) + self.queue.tail
+        self.memory.log.append(Queued(address, encode(command), command))
+        self.queue.submit(command)
+
+    def carry_out(self, command: Command) -> None:
+        """Let hardware carry out a command that is pending, as often as it is."""
+        self.queue.pending = [c for c in self.queue.pending if c != command]
+        self.hardware.invalidate(command)
+
     def refused(self, words: tuple[int, int]) -> None:
         """Queue a descriptor that no unit takes; the driver puts a wait in its place and goes on.
 

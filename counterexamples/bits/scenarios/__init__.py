@@ -19,6 +19,9 @@ NOTHING: Final = "no VT-d state: "
 _HERE: Final = "dmaproof.counterexamples.bits.scenarios"
 
 MODULES: dict[str, str] = {
+    "completion": f"{_HERE}.completion",
+    "table-pages": f"{_HERE}.table_pages",
+    "table-publication": f"{_HERE}.table_publication",
     "container-as-group": f"{_HERE}.container_as_group",
     "reset-window": f"{_HERE}.reset_window",
     "pasid-attach": f"{_HERE}.pasid_attach",
