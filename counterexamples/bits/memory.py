@@ -40,11 +40,13 @@ class Queued:
         address: where it lay.
         words: its lower two quadwords.
         command: what it asks for.
+        waited: a wait was queued behind it, and has completed.
     """
 
     address: int
     words: tuple[int, int]
     command: Command
+    waited: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from dmaproof.counterexamples.bits.host import Host
 from dmaproof.counterexamples.bits.landing import Issued
-from dmaproof.counterexamples.bits.memory import Event, Kept, Queued, Written
+from dmaproof.counterexamples.bits.memory import Event, Frames, Kept, Queued, Written
 from dmaproof.counterexamples.bits.on_qemu import OnQemu
 from dmaproof.counterexamples.bits.places import Places
 from dmaproof.counterexamples.bits.replay import Done, Replay
@@ -72,7 +72,7 @@ def _lines(trace: Trace, replay: Replay) -> Iterator[Line]:
     for text in replay.end.says:
         yield f"     {text}", "path"
     for issued in replay.end.requests:
-        yield from ((f"     {text}", "note") for text in _cited(issued))
+        yield from ((f"     {text}", "note") for text in cited(issued))
 
 
 def _setting(host: Host, places: Places) -> Iterator[Line]:
@@ -110,7 +110,15 @@ def _setting(host: Host, places: Places) -> Iterator[Line]:
         )
 
 
-def events(host: Host, done: Done) -> Iterator[str]:
+class Framed(Protocol):
+    """What knows what each frame of its memory is for."""
+
+    @property
+    def frames(self) -> Frames:
+        """The frames."""
+
+
+def events(host: Framed, done: Done) -> Iterator[str]:
     """Yield what a step did, one sentence each; many entries of one table are only counted."""
     said = False
     for table, part in groupby(done.events, lambda event: _table(host, event)):
@@ -122,12 +130,12 @@ def events(host: Host, done: Done) -> Iterator[str]:
         yield f"(no bit changes: {done.stutter or 'there is nothing to change'})"
 
 
-def _table(host: Host, event: Event) -> str:
+def _table(host: Framed, event: Event) -> str:
     """Return the table that an event writes to; what is no write has none."""
     return host.frames.where(event.address).split(",")[0] if isinstance(event, Written) else ""
 
 
-def _told(host: Host, table: str, some: list[Event]) -> Iterator[str]:
+def _told(host: Framed, table: str, some: list[Event]) -> Iterator[str]:
     writes = [e for e in some if isinstance(e, Written) and e.old != e.new and table]
     if len(writes) > _MANY:
         first, last = min(w.address for w in writes), max(w.address for w in writes)
@@ -137,8 +145,9 @@ def _told(host: Host, table: str, some: list[Event]) -> Iterator[str]:
         match event:
             case Written(address, old, new) if event in writes:
                 yield f"{address:#x}: {host.frames.where(address)}: {old:#x} -> {new:#x}"
-            case Queued(address, (low, high), command) if command.op is not Op.WAIT:
-                yield f"queue {address:#x}: {low:#x} {high:#x}, {described(command)}; waited for"
+            case Queued(address, (low, high), command, waited) if command.op is not Op.WAIT:
+                end = "; waited for" if waited else "; no wait is behind it"
+                yield f"queue {address:#x}: {low:#x} {high:#x}, {described(command)}{end}"
             case Kept():
                 yield cached(event)
 
@@ -188,7 +197,8 @@ def cached(kept: Kept) -> str:
     return f"{names[kept.cache]} {'takes in' if kept.taken else 'loses'} an entry ({tags})"
 
 
-def _cited(issued: Issued) -> Iterator[str]:
+def cited(issued: Issued) -> Iterator[str]:
+    """Yield the rules that decided a request, with their sources, if tables did."""
     if not issued.rules:
         return
     found = (f"{name} [{rules.find(name).source}]" for name in issued.rules)
@@ -206,7 +216,7 @@ def data(file: str, trace: Trace, replay: Replay, on_qemu: OnQemu | None = None)
             "result": "undecided" if on_qemu.reason else "reproduced",
             "reason": on_qemu.reason,
             "version": on_qemu.version,
-            "requests": [_request(issued) for issued in on_qemu.compared],
+            "requests": [request_data(issued) for issued in on_qemu.compared],
         }
     return found
 
@@ -243,7 +253,7 @@ def _data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
         }
         for segment, unit in host.units.items()
     ]
-    found["steps"] = [_step(host, done) for done in replay.steps]
+    found["steps"] = [step_data(host, done) for done in replay.steps]
     found["end"] = {
         "says": replay.end.says,
         "edges": [
@@ -256,12 +266,13 @@ def _data(file: str, trace: Trace, replay: Replay) -> dict[str, Any]:
             }
             for e in replay.end.edges
         ],
-        "requests": [_request(issued) for issued in replay.end.requests],
+        "requests": [request_data(issued) for issued in replay.end.requests],
     }
     return found
 
 
-def _step(host: Host, done: Done) -> dict[str, Any]:
+def step_data(host: Framed, done: Done) -> dict[str, Any]:
+    """Return a step as JSON data: what it wrote, queued, and what caches took in or lost."""
     found = (_event(host, event) for event in done.events)
     return {
         "action": done.action,
@@ -271,7 +282,7 @@ def _step(host: Host, done: Done) -> dict[str, Any]:
     }
 
 
-def _event(host: Host, event: Event) -> dict[str, Any]:
+def _event(host: Framed, event: Event) -> dict[str, Any]:
     match event:
         case Written(address, old, new):
             what = host.frames.where(address)  # nothing for the queue: descriptors tell that
@@ -308,7 +319,8 @@ def _plain(value: object) -> object:
     return hex(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _request(issued: Issued) -> dict[str, Any]:
+def request_data(issued: Issued) -> dict[str, Any]:
+    """Return a request as JSON data, with what became of it."""
     q = issued.request
     return {
         "requester_id": str(issued.wire),

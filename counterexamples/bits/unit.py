@@ -127,7 +127,7 @@ class Unit:
     def submit(self, command: Command) -> None:
         """Queue a command without a wait: it stays pending until it is carried out."""
         address = (self.queue.iqa & ~(PAGE - 1)) + self.queue.tail
-        self.memory.log.append(Queued(address, encode(command), command))
+        self.memory.log.append(Queued(address, encode(command), command, waited=False))
         self.queue.submit(command)
 
     def carry_out(self, command: Command) -> None:

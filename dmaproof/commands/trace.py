@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -61,16 +61,11 @@ class _Opened:
 @json_option
 def show(file: str, as_json: bool) -> None:
     """Print a trace as numbered sentences."""
-    from dmaproof.terminal import Screen
-
     found = _Opened(file)
     if as_json:
         click.echo(found.trace.dump(), nl=False)
         return
-    screen = Screen()
-    styles = {"head": "bold", "end": "red", "path": "yellow", "note": "dim"}
-    for text, role in found.lines():
-        screen.line((text, styles.get(role, "")))
+    _print(found.lines())
 
 
 @trace.command("replay")
@@ -90,7 +85,8 @@ def replay(
 ) -> int:
     """Run a trace on the model, or on tables, registers and requests.
 
-    Exit code: 0 it reproduces, 1 it does not, 2 bad input, 3 it reproduces on the model alone.
+    Exit code: 0 it reproduces, 1 it does not, 2 bad input, 3 it reproduces on the model alone
+    (on the bits it does not, or they have nothing of it: the reason is printed).
     """
     found = _Opened(file)
     problem = found.replayed()
@@ -122,16 +118,18 @@ def _concrete(
     as_json: bool,
 ) -> int:
     """Replay on the bits (and on QEMU), print it, and return the exit code."""
+    from dmaproof.counterexamples.runs import RunTrace
+
+    if isinstance(trace, RunTrace):
+        if qemu or tables or machine:
+            raise click.UsageError(f"{file} is a run of a scenario: it takes --bits, and no --qemu,"
+                                   " --tables or --machine.")
+        return _concrete_run(file, trace, as_json=as_json)
     from dmaproof.counterexamples.bits import show as bits
     from dmaproof.counterexamples.bits.on_qemu import beside_qemu
     from dmaproof.counterexamples.bits.replay import replay_on_bits
     from dmaproof.counterexamples.bits.unit import Tables
-    from dmaproof.counterexamples.trace import Trace
-    from dmaproof.terminal import Screen
 
-    if not isinstance(trace, Trace):
-        raise click.UsageError(f"{file} is a run of a scenario; --bits and --qemu take traces of"
-                               " bind designs.")
     wanted = Tables(tables) if tables else None
     if qemu:
         done, on_qemu = beside_qemu(trace, machine, wanted)
@@ -140,9 +138,28 @@ def _concrete(
     if as_json:
         click.echo(json.dumps(bits.data(file, trace, done, on_qemu), indent=1))
     else:
-        screen = Screen()
-        styles = {"head": "bold", "end": "red", "path": "yellow", "note": "dim"}
-        for text, role in bits.lines(trace, done, on_qemu):
-            screen.line((text, styles.get(role, "")))
+        _print(bits.lines(trace, done, on_qemu))
     good = done.result == "reproduced" and (on_qemu is None or not on_qemu.reason)
     return 0 if good else 3
+
+
+def _concrete_run(file: str, trace: RunTrace, *, as_json: bool) -> int:
+    """Replay a run of a scenario on the bits, print it, and return the exit code."""
+    from dmaproof.counterexamples.bits.scenarios import show as bits
+    from dmaproof.counterexamples.bits.scenarios.replay import replay_run
+
+    done = replay_run(trace)
+    if as_json:
+        click.echo(json.dumps(bits.data(file, trace, done), indent=1))
+    else:
+        _print(bits.lines(trace, done))
+    return 0 if done.result == "reproduced" else 3
+
+
+def _print(lines: Iterable[tuple[str, str]]) -> None:
+    from dmaproof.terminal import Screen
+
+    screen = Screen()
+    styles = {"head": "bold", "end": "red", "path": "yellow", "note": "dim"}
+    for text, role in lines:
+        screen.line((text, styles.get(role, "")))

@@ -115,7 +115,7 @@ def _requests(options: TlpOptions) -> list[Action]:
     acts = []
     emits = CAPABLE(F) if not options.hostile_prefix else or_(CAPABLE(F), not_(CAPABLE(F)))
     can_emit = Guard("emits-prefixes", emits)
-    if options.untranslated_pasids:
+    if options.untranslated_pasids and options.translation == "iommu":
         acts.append(action(
             "request.pasid", (F, P, S), [can_emit, Guard("entry", ENTRY(F, P, S))],
             [insert(LANDED, F, S)], Actor.HARDWARE,

@@ -19,6 +19,13 @@ NOTHING: Final = "no VT-d state: "
 _HERE: Final = "dmaproof.counterexamples.bits.scenarios"
 
 MODULES: dict[str, str] = {
+    "vdevice": f"{_HERE}.vdevice",
+    "shared-pf": f"{_HERE}.shared_pf",
+    "tlps": f"{_HERE}.tlps",
+    "dirty-log": f"{_HERE}.dirty_log",
+    "surprise-removal": f"{_HERE}.surprise_removal",
+    "did-references": f"{_HERE}.did_references",
+    "page-requests": f"{_HERE}.page_requests",
     "completion": f"{_HERE}.completion",
     "table-pages": f"{_HERE}.table_pages",
     "table-publication": f"{_HERE}.table_publication",

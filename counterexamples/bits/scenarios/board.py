@@ -100,8 +100,10 @@ class Board:
         """
         if self._pages == _ROOM:
             raise ValueError("the replay on the bits has no room for so many pages")
+        found = SPACES + PAGE * self._pages
         self._pages += 1
-        return SPACES + PAGE * (self._pages - 1)
+        self.frames.name(found, "a page of data", 0)
+        return found
 
     def page_table(
         self, name: str, *, first: bool = False, parent: PageTable | None = None

@@ -32,7 +32,6 @@ from dmaproof.counterexamples.bits.scenarios.board import (
 from dmaproof.counterexamples.bits.unit import Tables
 from dmaproof.model.algebra import PAGE
 from dmaproof.model.families import context_entry as family
-from dmaproof.model.families import vocabulary as w
 from dmaproof.model.logic.sets import State
 from dmaproof.model.logic.terms import Rel
 from dmaproof.model.pcie.device import Bdf

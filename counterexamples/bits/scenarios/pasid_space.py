@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
-from dmaproof.counterexamples.bits.scenarios.base import Row
-from dmaproof.counterexamples.bits.scenarios.board import Board
-from dmaproof.counterexamples.bits.scenarios.tables import EntryBits, Place, Shot
 from dmaproof.counterexamples.bits.landing import Seen
-from dmaproof.counterexamples.bits.scenarios.base import Objects, note
+from dmaproof.counterexamples.bits.scenarios.base import Objects, Row, note
+from dmaproof.counterexamples.bits.scenarios.board import Board
+from dmaproof.counterexamples.bits.scenarios.tables import EntryBits, Place
 from dmaproof.model.families import pasid_space as family
 from dmaproof.model.logic.terms import Rel
 from dmaproof.model.vfio.vocabulary import FUNCTION, PASID, SPACE

@@ -8,6 +8,7 @@ that leads to a page of a victim.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import ClassVar
 
 from dmaproof.counterexamples.bits.host import LEVELS, POINTER
@@ -55,7 +56,7 @@ class Bits(BitsOfFamily):
         self.victim, self.kernel = board.page(), board.page()
         with board.frames.purpose("upper tables of the shared region"):
             levels = [board.frames.frame() for _ in range(LEVELS - 2)]  # of 1 GiB and 2 MiB entries
-        for upper, lower in zip(levels, levels[1:], strict=False):
+        for upper, lower in pairwise(levels):
             board.write(board.frames.index(upper, 3, _REGION), int(entries.first_stage(lower)))
         self._last = levels[-1]
         self.spaces = {}
@@ -153,9 +154,9 @@ class Bits(BitsOfFamily):
 
     def tables(self, state: State) -> Mapping[Rel, set[Row]]:
         """Read what leads to table pages, and the entries of the spaces."""
-        linked = {(t,) for t, frame in self.frame.items()
+        linked: set[Row] = {(t,) for t, frame in self.frame.items()
                   if self.board.memory[self._pointer(t)] & POINTER == frame}
-        live = {(k,) for k in self.spaces
+        live: set[Row] = {(k,) for k in self.spaces
                 if self.board.read_entry(self.wire, self._pasid(k)) == (_SVA_DID, self.spaces[k])}
         return {family.LINKED: linked, family.LIVE: live}
 
