@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.system import Action, System
@@ -69,12 +70,14 @@ class Obligations:
         ]
         return "\n".join([*head, *parts, "(check-sat)", "(exit)"]) + "\n"
 
+    @cached_property
     def _facts(self) -> list[str]:
         lines = smtlib.axioms(self.system)
         if self._fact != TRUE:
             lines.append(smtlib.assertion(self._fact, f"premise {self._premise}"))
         return lines
 
+    @cached_property
     def _held(self) -> list[str]:
         return [
             smtlib.assertion(f, f"invariant, clause {i}") for i, f in enumerate(self.invariant, 1)
@@ -89,11 +92,11 @@ class Obligations:
         signature = smtlib.signature(self.system, initial=True)
         return self._script(
             "initiation: every initial state satisfies the invariant",
-            [*signature, *self._facts(), self._broken()],
+            [*signature, *self._facts, self._broken()],
         )
 
     def _consecution(self, act: Action) -> str:
-        parts = [*smtlib.signature(self.system), *self._facts(), *self._held()]
+        parts = [*smtlib.signature(self.system), *self._facts, *self._held]
         parts += smtlib.step(act)
         parts.append(self._broken(smtlib.after(act)))
         return self._script(
@@ -101,6 +104,6 @@ class Obligations:
         )
 
     def _safety(self) -> str:
-        parts = [*smtlib.signature(self.system), *self._facts(), *self._held()]
+        parts = [*smtlib.signature(self.system), *self._facts, *self._held]
         parts.append(smtlib.assertion(not_(self._goal), f"the contrary of {self._claim}"))
         return self._script(f"safety: the invariant implies {self._claim}", parts)

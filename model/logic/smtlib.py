@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 
 from dmaproof.model.logic.system import Action, System, fresh_vars
 from dmaproof.model.logic.terms import (
@@ -53,6 +54,7 @@ _CORE = frozenset((
 _TOKEN = re.compile(r"\s+|;[^\n]*|(?P<token>[()]|\|[^|\\]*\||[^\s()|;\"]+)|(?P<bad>.)", re.DOTALL)
 
 
+@cache
 def symbol(name: str) -> str:
     """Return a name as an SMT-LIB symbol, quoted where that is needed.
 
@@ -142,9 +144,8 @@ def flat(expression: Sexp) -> str:
 
 def pretty(expression: Sexp, indent: int = 0) -> str:
     """Write an S-expression over as many lines as `WIDTH` asks for."""
-    line = flat(expression)
-    if isinstance(expression, str) or indent + len(line) <= WIDTH:
-        return line
+    if isinstance(expression, str) or _room(expression, WIDTH - indent) >= 0:
+        return flat(expression)
     head, rest = [expression[0]], expression[1:]
     if isinstance(head[0], str) and head[0] in ("forall", "exists", "define-fun"):
         count = 1 if head[0] != "define-fun" else 3
@@ -152,6 +153,18 @@ def pretty(expression: Sexp, indent: int = 0) -> str:
     first = " ".join(map(flat, head))
     lines = [f"({first}", *(" " * (indent + 2) + pretty(x, indent + 2) for x in rest)]
     return "\n".join(lines) + ")"
+
+
+def _room(expression: Sexp, room: int) -> int:
+    """Return what one line leaves of *room* characters; below 0: it is too long."""
+    if isinstance(expression, str):
+        return room - len(expression)
+    room -= max(1 + len(expression), 2)  # parentheses, and a space between parts
+    for part in expression:
+        if room < 0:
+            break
+        room = _room(part, room)
+    return room
 
 
 def text(formula: Formula) -> str:
