@@ -110,6 +110,24 @@ def test_every_proof_has_a_certificate(checked: tuple[Path, dict[str, Any], int]
     assert "accepted" in result.output
 
 
+def test_a_folder_of_certificates_is_asked_whole(
+    checked: tuple[Path, dict[str, Any], int], tmp_path: Path
+) -> None:
+    pytest.importorskip("cvc5")
+    _, data, _ = checked
+    folders = sorted({v["certificate"] for v in data["verdicts"] if v["result"] == "proved"})
+    for folder in folders[:2]:
+        shutil.copytree(folder, tmp_path / "certificates" / Path(folder).name)
+    for given in (tmp_path, tmp_path / "certificates"):
+        result = run("certify", str(given))
+        assert result.exit_code == 0, result.output
+        assert result.output.splitlines()[-1] == "2 certificates: 2 accepted"
+    (tmp_path / "certificates" / Path(folders[0]).name / "safety.smt2").unlink()
+    result = run("certify", str(tmp_path))
+    assert result.exit_code == 2
+    assert "2 certificates: 1 refused, 1 accepted" in result.output
+
+
 def _trace(checked: tuple[Path, dict[str, Any], int], where: Path) -> tuple[Path, dict[str, Any]]:
     _, data, _ = checked
     source = verdict(data, "bind-2018-device", "SWR", "device-isolation")["trace"]
