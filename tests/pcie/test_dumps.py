@@ -99,6 +99,20 @@ def test_full_dumps_agree_exactly(path: Path) -> None:
 
 
 @needs_data
+def test_groups_of_the_dump_whose_kernel_log_is_elsewhere() -> None:
+    """Of L182 the index keeps counts alone: 29 groups of 42 functions, 4 with several members.
+
+    AMD's tables leave out the host bridge 00:00.0 and the IOMMU itself; these two get no group.
+    """
+    decision = decide(machine(MACHINES / "L182" / "lspci.txt"))
+    assert not decision.doubts
+    first, *others = sorted(group.members for group in decision.groups)
+    assert [str(member) for member in first] == ["0000:00:00.0", "0000:00:00.2"]
+    assert (len(others), sum(map(len, others))) == (29, 42)
+    assert sorted(len(members) for members in others if len(members) > 1) == [2, 2, 5, 8]
+
+
+@needs_data
 def test_what_the_quirks_are_good_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ids five of the full dumps differ, without the wide registers another one."""
     differing = set()
