@@ -19,7 +19,7 @@ from typing import Any
 import z3
 
 from dmaproof.engine.explicit import Canonical, Search
-from dmaproof.model.logic.ground import Ground, GroundAction, GroundSystem
+from dmaproof.model.logic.ground import Ground, GroundSystem
 from dmaproof.model.logic.sets import Instance, Step
 from dmaproof.model.logic.smt import z3_of
 from dmaproof.model.logic.system import System
@@ -249,10 +249,11 @@ class _Unrolled:
 
 def cone(ground: GroundSystem, goals: Iterable[Ground]) -> frozenset[int]:
     """Return the bits that the truth of the goals can depend on, now or after some steps."""
-    by_bit: dict[int, list[tuple[GroundAction, Ground]]] = {}
+    by_bit: dict[int, set[int]] = {}
     for act in ground.actions:
+        guard = bits_of(act.guard)
         for bit, value in act.updates:
-            by_bit.setdefault(bit, []).append((act, value))
+            by_bit.setdefault(bit, set()).update(guard, bits_of(value))
     found: set[int] = set()
     todo = [b for g in goals for b in bits_of(g)]
     while todo:
@@ -260,9 +261,7 @@ def cone(ground: GroundSystem, goals: Iterable[Ground]) -> frozenset[int]:
         if bit in found:
             continue
         found.add(bit)
-        for act, value in by_bit.get(bit, ()):
-            todo += bits_of(act.guard)
-            todo += bits_of(value)
+        todo += by_bit.get(bit, ())
     return frozenset(found)
 
 

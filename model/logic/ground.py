@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from dmaproof.model.logic.reading import Env, Interpreter
 from dmaproof.model.logic.sets import Instance, State, Tuple, initial_state
-from dmaproof.model.logic.system import System
-from dmaproof.model.logic.terms import Fn, Formula, Kind, Rel, Var
+from dmaproof.model.logic.system import System, Update
+from dmaproof.model.logic.terms import (
+    FALSE,
+    And,
+    Eq,
+    Fn,
+    Formula,
+    Kind,
+    Or,
+    Rel,
+    Term,
+    Var,
+    free_vars,
+)
 
 # A ground formula: True, False, ("bit", i), ("not", x), ("and", x...), ("or", x...).
 # Tuples are hashable and cheap to walk, and two carriers read them.
@@ -95,6 +108,31 @@ class GroundAction:
     updates: tuple[tuple[int, Ground], ...]
 
 
+_Pattern = tuple[tuple[int, Term], ...]
+"""Places of a tuple, each with the term that the argument there equals."""
+
+
+def _patterns(update: Update) -> list[_Pattern]:
+    """What the tuples that an update may change look like: each like one of the patterns."""
+    own = {v: i for i, v in enumerate(update.variables)}
+    return [p for part in (update.insert, update.delete) for p in _ways(part, own)]
+
+
+def _ways(formula: Formula, own: Mapping[Var, int]) -> list[_Pattern]:
+    if formula == FALSE:
+        return []
+    if isinstance(formula, Or):
+        return [p for part in formula.parts for p in _ways(part, own)]
+    found = []
+    for part in formula.parts if isinstance(formula, And) else (formula,):
+        if isinstance(part, Eq):
+            for one, other in ((part.left, part.right), (part.right, part.left)):
+                loose = own.keys() & free_vars(Eq(other, other))
+                if isinstance(one, Var) and one in own and not loose:
+                    found.append((own[one], other))
+    return [tuple(found)]
+
+
 class GroundSystem:
     """A system on a finite instance, as bits.
 
@@ -125,14 +163,15 @@ class GroundSystem:
     def _ground_actions(self) -> list[GroundAction]:
         found = []
         for act in self.system.actions:
+            patterns = [_patterns(u) for u in act.updates]
             for args in self.instance.tuples(p.sort for p in act.params):
                 env = dict(zip(act.params, args, strict=True))
                 guard = self.ground(act.guard, env)
                 if guard is False:
                     continue
                 updates = []
-                for update in act.updates:
-                    for item in self.instance.tuples(update.rel.sorts):
+                for update, ways in zip(act.updates, patterns, strict=True):
+                    for item in self._touched(update.rel, ways, env):
                         inner = {**env, **dict(zip(update.variables, item, strict=True))}
                         bit = self.bit_of[update.rel, item]
                         new = self._after(update.insert, update.delete, inner, bit)
@@ -140,6 +179,20 @@ class GroundSystem:
                             updates.append((bit, new))
                 found.append(GroundAction(act.name, args, guard, tuple(updates)))
         return found
+
+    def _touched(self, rel: Rel, patterns: Sequence[_Pattern], env: Env[int]) -> Iterable[Tuple]:
+        """The tuples that an update may change, in order."""
+        if any(not p for p in patterns):
+            return self.instance.tuples(rel.sorts)
+        domains = [self.instance.domain(s) for s in rel.sorts]
+        found: set[Tuple] = set()
+        for pattern in patterns:
+            choices: list[Iterable[int]] = list(domains)
+            for place, term in pattern:
+                value = self._interpreter.term(term, env)
+                choices[place] = [value] if value in choices[place] else []
+            found.update(product(*choices))
+        return sorted(found)
 
     def _after(self, insert: Formula, delete: Formula, env: Env[int], bit: int) -> Ground:
         reading = self._interpreter.reading
