@@ -18,8 +18,10 @@ def dot(picture: Picture) -> str:
 
 def _lines(picture: Picture) -> Iterator[str]:
     yield f"digraph {_quoted(picture.machine.name)} {{"
-    yield '  rankdir=LR; node [fontname="monospace", style="filled"]; edge [color="#667085"];'
+    yield "  rankdir=LR; ordering=out; ranksep=0.4; nodesep=0.2;"
+    yield '  node [fontname="monospace", shape=box]; edge [fontname="monospace", color="#667085"];'
     shown: dict[Bdf, str] = {}
+    roots: dict[str, str] = {}
     every = iter(picture.rows)
     for row in folded(picture.rows):
         node = _quoted(str(row.device.bdf))
@@ -27,8 +29,11 @@ def _lines(picture: Picture) -> Iterator[str]:
             shown[next(every).device.bdf] = node
         yield f"  {node} [{_attributes(picture, row)}];"
         parent = picture.machine.parent(row.device.bdf)
-        if parent is not None:
-            yield f"  {shown[parent]} -> {node} [arrowhead=none];"
+        if parent is None:
+            root = f'"root bus {row.device.bdf.domain:04x}:{row.device.bdf.bus:02x}"'
+            roots.setdefault(root, f"  {root} [shape=plaintext];")
+        yield f"  {root if parent is None else shown[parent]} -> {node} [arrowhead=none];"
+    yield from roots.values()
     for leak in picture.overview.leaks:
         yield from _leak(leak, shown)
     yield "}"
@@ -39,19 +44,19 @@ def _attributes(picture: Picture, row: Row) -> str:
     signs = {Tone.ON: "+", Tone.OFF: "-", Tone.IDLE: "-"}
     marks = [text + signs.get(tone, "") for text, tone in acs_words(picture.machine, device)]
     if len(marks) == 1:
-        marks = [acs_words(picture.machine, device)[0][0]]
+        marks = [acs_words(picture.machine, device)[0][0].split(" (")[0]]
     place = f"group {row.group_text}" + (
         "" if row.component is None else f", component {row.component}"
     )
     name = str(device) + (f" and {row.alike} more like it" if row.alike else "")
     lines = [name, " ".join([device.kind_name, buses(device)]).strip(), " ".join(marks),
              capabilities(device), place]
-    fill = _FILLS[row.group % len(_FILLS)] if row.group in picture.shared else "#ffffff"
+    fill = picture.fill(row, _FILLS)
     leaks = row.component is not None and row.component in picture.leaking
-    shape = "box" if device.is_bridge else "ellipse"
+    style = "filled" if device.is_bridge else "filled,rounded"
     edge = "#c62828" if leaks else "#1c2330"
     label = _quoted("\n".join(line for line in lines if line))
-    return f'label={label}, shape={shape}, fillcolor="{fill}", color="{edge}"'
+    return f'label={label}, style="{style}", fillcolor="{fill}", color="{edge}"'
 
 
 def _leak(leak: Leak, shown: dict[Bdf, str]) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 
 from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.pcie.acs import REQ_ACS_FLAGS, acs_quirk
@@ -17,6 +18,7 @@ from dmaproof.overview import Overview, compared
 
 FEW = 4
 """Functions of a bus that look alike: up to this many are drawn one by one."""
+WHITE = "#ffffff"
 
 
 class Tone(Enum):
@@ -87,6 +89,14 @@ class Picture:
     overview: Overview
     shared: frozenset[int]
     leaking: frozenset[int]
+
+    def fill(self, row: Row, colours: Sequence[str]) -> str:
+        """Return the colour of a row's group: white alone, else in turn, so that few repeat."""
+        return colours[self._turn[row.group] % len(colours)] if row.group in self.shared else WHITE
+
+    @cached_property
+    def _turn(self) -> dict[int, int]:
+        return {group: place for place, group in enumerate(sorted(self.shared))}
 
 
 def picture(machine: Machine, grouping: str, assumptions: Assumptions) -> Picture:

@@ -199,7 +199,7 @@ def _heading(root: Tree.Element, picture: Picture, columns: _Columns) -> None:
 def _row(root: Tree.Element, picture: Picture, row: Row, place: int, columns: _Columns) -> None:
     line = Tree.SubElement(root, "g")
     if place % 2:
-        width = columns.arcs - 8 - MARGIN / 2
+        width = columns.width - MARGIN
         _box(line, MARGIN / 2, HEAD + ROW * place, width, ROW, "#f6f7f9")
     y = _y(place)
     _icon(line, row.device, _x(row) + 6, y)
@@ -210,7 +210,7 @@ def _row(root: Tree.Element, picture: Picture, row: Row, place: int, columns: _C
     _acs(line, picture, row, y, columns)
     more = _text(line, columns.more, y + 4.5, _more(row), _DIM)
     _tip(more, capabilities(row.device))
-    fill = _FILLS[row.group % len(_FILLS)] if row.group in picture.shared else "#ffffff"
+    fill = picture.fill(row, _FILLS)
     _tip(_chip(line, columns.group, y, row.group_text, fill, _DIM), row.why)
     if row.component is not None:
         leaks = row.component in picture.leaking

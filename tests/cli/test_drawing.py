@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmaproof.dot import dot
-from dmaproof.drawing import FEW, folded, picture
+from dmaproof.drawing import FEW, WHITE, folded, picture
 from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.pcie.generated import generated
 from dmaproof.model.pcie.groups import group_of, groups
 from dmaproof.model.pcie.machines import load, machine, names
-from dmaproof.model.pcie.topology import Machine
+from dmaproof.model.pcie.topology import Bdf, Device, Machine
 from dmaproof.svg import LETTER, MAX_ARCS, svg
 
 from .support import complaint, run
@@ -139,6 +139,7 @@ def test_the_graph_declares_what_it_joins(name: str) -> None:
     text = dot(made)
     declared = re.findall(r'^  ("[^"]+") \[label', text, re.MULTILINE)
     assert len(declared) == len(set(declared)) == len(made.machine.devices)
+    declared += re.findall(r'^  ("root bus [^"]+") \[shape', text, re.MULTILINE)
     joined = re.findall(r'^  ("[^"]+") -> ("[^"]+")', text, re.MULTILINE)
     assert {end for pair in joined for end in pair} <= set(declared)
     assert text.count("style=dashed") == len(made.overview.leaks)
@@ -160,3 +161,20 @@ def test_machine_show_follows_assumptions() -> None:
     for value, parts in (("on", 1), ("off", 2)):
         shown = run("machine", "show", "SWG", "--assume", f"spoof={value}").stdout
         assert len(set(re.findall(r"component (\d+)", shown))) == parts
+
+
+def test_groups_in_one_picture_have_colours_of_their_own() -> None:
+    """As long as there are enough: ids of groups say nothing about how many are shared."""
+    root = Device(bdf=Bdf(0, 0, 0, 0), class_code=0x0600)
+    single = [Device(bdf=Bdf(0, 0, slot, 0), class_code=0x0200) for slot in range(1, 8)]
+    several = [
+        Device(bdf=Bdf(0, 0, slot, number), class_code=0x0200)
+        for slot in (8, 16)
+        for number in (0, 1)
+    ]
+    others = [Device(bdf=Bdf(0, 0, slot, 0), class_code=0x0200) for slot in range(9, 16)]
+    made = drawn(Machine("slots", [root, *single, *several, *others]))
+    assert sorted(made.shared) == [8, 16]
+    fills = set(re.findall(r'group (?:8|16),[^\n]*fillcolor="(#[0-9a-f]+)"', dot(made)))
+    assert len(fills) == 2
+    assert WHITE not in fills
