@@ -7,21 +7,49 @@ gives them a meaning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any, TypeVar, dataclass_transform
+
+_T = TypeVar("_T")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass_transform(frozen_default=True)
+def _value(cls: type[_T]) -> type[_T]:
+    """Make a frozen dataclass that computes its hash, which walks through all of it, once."""
+    made: Any = dataclass(frozen=True)(cls)
+    computed = made.__hash__
+    names = [f.name for f in fields(made)]
+
+    def hash_once(self: Any) -> int:  # noqa: ANN401
+        found: int | None = self.__dict__.get("_hash")
+        if found is None:
+            found = self.__dict__["_hash"] = computed(self)
+        return found
+
+    def state(self: Any) -> dict[str, Any]:  # noqa: ANN401
+        # Texts hash otherwise in another process: the hash stays here.
+        return {n: self.__dict__[n] for n in names}
+
+    made.__hash__, made.__getstate__ = hash_once, state
+    result: type[_T] = made
+    return result
+
+
+@_value
 class Sort:
     """A kind of object, such as Function or Pasid."""
 
     name: str
 
+    def __lt__(self, other: Sort) -> bool:
+        return self.name < other.name
+
     def __str__(self) -> str:
         return self.name
 
 
-@dataclass(frozen=True)
+@_value
 class Var:
     """A variable of a sort: a parameter of an action, or bound by a quantifier."""
 
@@ -32,7 +60,7 @@ class Var:
         return self.name
 
 
-@dataclass(frozen=True)
+@_value
 class Fn:
     """A static function symbol; with no arguments it is a constant."""
 
@@ -51,7 +79,7 @@ class Fn:
         return Apply(self, args)
 
 
-@dataclass(frozen=True)
+@_value
 class Apply:
     """A function symbol applied to terms."""
 
@@ -78,7 +106,7 @@ class Kind(StrEnum):
     GHOST = "ghost"  # bookkeeping of the properties; no refusal may rest on it
 
 
-@dataclass(frozen=True)
+@_value
 class Rel:
     """A relation symbol."""
 
@@ -107,7 +135,7 @@ class Truth:
         return "true" if self.value else "false"
 
 
-@dataclass(frozen=True)
+@_value
 class Atom:
     """A relation holds of some terms."""
 
@@ -118,7 +146,7 @@ class Atom:
         return f"{self.rel.name}({', '.join(map(str, self.args))})"
 
 
-@dataclass(frozen=True)
+@_value
 class Eq:
     """Two terms of one sort are the same object."""
 
@@ -133,7 +161,7 @@ class Eq:
         return f"{self.left} = {self.right}"
 
 
-@dataclass(frozen=True)
+@_value
 class Not:
     """Negation."""
 
@@ -145,7 +173,7 @@ class Not:
         return f"not {_wrap(self.body)}"
 
 
-@dataclass(frozen=True)
+@_value
 class And:
     """Conjunction; of nothing it is true."""
 
@@ -155,7 +183,7 @@ class And:
         return " and ".join(map(_wrap, self.parts)) or "true"
 
 
-@dataclass(frozen=True)
+@_value
 class Or:
     """Disjunction; of nothing it is false."""
 
@@ -165,7 +193,7 @@ class Or:
         return " or ".join(map(_wrap, self.parts)) or "false"
 
 
-@dataclass(frozen=True)
+@_value
 class Quantified:
     """A universal or existential formula."""
 
