@@ -188,7 +188,7 @@ def acs_words(machine: Machine, device: Device) -> Words:
         for bit, value in ACS_BITS.items()
         if device.acs.capability & value
     ]
-    return (("ACS", Tone.PLAIN), *letters)
+    return (("ACS" if letters else "ACS of no bits", Tone.PLAIN), *letters)
 
 
 def _off(bit: int) -> Tone:
@@ -206,7 +206,10 @@ def capabilities(device: Device) -> str:
     if device.physfn is not None:
         words.append(f"VF of {device.physfn}")
     if device.aliases:
-        words.append(f"also sends as {', '.join(map(str, sorted(device.aliases)))}")
+        first, *others = sorted(device.aliases)
+        named = ", ".join(map(str, (first, *others[:2])))
+        more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+        words.append(f"also sends as {named}{more}")
     if device.real_dma is not None:
         words.append(f"sends as {device.real_dma}")
     return ", ".join(words)

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmaproof.dot import dot
-from dmaproof.drawing import FEW, WHITE, folded, picture
+from dmaproof.drawing import FEW, WHITE, acs_words, capabilities, folded, picture
 from dmaproof.engine.assumptions import Assumptions
 from dmaproof.model.pcie.generated import generated
 from dmaproof.model.pcie.groups import group_of, groups
 from dmaproof.model.pcie.machines import load, machine, names
-from dmaproof.model.pcie.topology import Bdf, Device, Machine
+from dmaproof.model.pcie.quirks import whole_bus
+from dmaproof.model.pcie.topology import Acs, Bdf, Device, Machine
 from dmaproof.svg import LETTER, MAX_ARCS, svg
 
 from .support import complaint, run
@@ -178,3 +179,13 @@ def test_groups_in_one_picture_have_colours_of_their_own() -> None:
     fills = set(re.findall(r'group (?:8|16),[^\n]*fillcolor="(#[0-9a-f]+)"', dot(made)))
     assert len(fills) == 2
     assert WHITE not in fills
+
+
+def test_many_requester_ids_are_counted() -> None:
+    """A PLX NTB sends as any function of its bus."""
+    proxy = Device(bdf=Bdf(0, 1, 0, 0), aliases=whole_bus(Bdf(0, 1, 0, 0)), acs=Acs(0, 0))
+    (row,) = drawn(Machine("proxy", [proxy])).rows
+    assert capabilities(row.device).endswith("0000:01:00.3 and 252 more")
+    assert acs_words(Machine("proxy", [proxy]), proxy)[0][0] == "ACS of no bits"
+    few = replace(proxy, aliases=frozenset({Bdf(0, 1, 0, 1), Bdf(0, 1, 0, 2)}))
+    assert capabilities(few) == "also sends as 0000:01:00.1, 0000:01:00.2"
