@@ -7,7 +7,7 @@ of it; where both are there, bytes go first. Whatever the text leaves open is na
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ from dmaproof.model.errors import InputError
 from dmaproof.model.pcie import quirks
 from dmaproof.model.pcie.configspace import EXTENDED, ConfigSpace, decode, encode
 from dmaproof.model.pcie.listed import fill, place, warnings
-from dmaproof.model.pcie.lspci_records import TAKE_AGAIN, Listing, Record, cut, kernel_log
+from dmaproof.model.pcie.lspci_records import TAKE_AGAIN, Cut, Listing, Record, cut, kernel_log
 from dmaproof.model.pcie.lspci_tree import bridges
 from dmaproof.model.pcie.lspci_verbose import Words, read_words
 from dmaproof.model.pcie.topology import Acs, Bdf, Device, Fact, Machine, PortKind
@@ -67,7 +67,7 @@ def read_lspci(text: str, where: str = "lspci", name: str = "") -> Machine:
     devices, lost = place(devices, owners)
     said = [
         *said,
-        *_unseen(found.unseen),
+        *_left_out(found),
         *more,
         *lost,
         *_assumed(chosen, devices),
@@ -76,13 +76,14 @@ def read_lspci(text: str, where: str = "lspci", name: str = "") -> Machine:
     return Machine(name or where, devices, said, recorded)
 
 
-def _unseen(lines: list[int]) -> list[str]:
-    if not lines:
-        return []
-    return [
-        f"{len(lines)} lines look like functions, but do not begin like one, and are ignored; the "
-        f"first is line {lines[0]}"
-    ]
+def _left_out(found: Cut) -> Iterator[str]:
+    if found.unseen:
+        yield (
+            f"{len(found.unseen)} lines look like functions, but do not begin like one, and are "
+            f"ignored; the first is line {found.unseen[0]}"
+        )
+    if found.snipped:
+        yield f"line {found.snipped[0]} stands for text left out: functions may be missing"
 
 
 def _check_content(listings: list[Listing], where: str) -> None:

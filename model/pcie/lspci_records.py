@@ -38,6 +38,11 @@ _HEX_START = re.compile(r"[0-9a-fA-F]{2,3}: (?:[0-9a-fA-F]{1,2}(?:\s|$))")
 _CLASS = re.compile(r"\s*(?:$|[\"(A-Z0-9])")
 _CLASS_AND_NAME = re.compile(r"\s+(?:[A-Z0-9][^:]{0,60}|[0-9a-fA-F]{4}): ")
 
+SNIPPED = re.compile(
+    r"[\[<(]?(?:\.{3,}|\u2026|snip(?:ped)?|cut|truncated|skipped|-*8<-*|-*>8-*)[\])>]?",
+    re.IGNORECASE,
+)
+"""A line that somebody put in place of others."""
 _GROUP_TITLE = re.compile(
     r"(?:IOMMU group |\s*(?:/\S*)?IOMMU Group )(?P<alone>\d{1,9}):?\s*$|"
     r"\s*(?:/\S*)?(?:IOMMU )?[Gg]roup:?\s+(?P<before>\d{1,9}):?\s+"
@@ -121,12 +126,14 @@ class Cut:
         listings: at least one; a new one starts where a function comes again.
         drawn: lines of trees drawn by ``lspci -t``.
         unseen: numbers of lines that hold a headline, but not where one begins.
+        snipped: numbers of lines that stand for something left out.
 
     """
 
     listings: list[Listing]
     drawn: list[str]
     unseen: list[int] = field(default_factory=list)
+    snipped: list[int] = field(default_factory=list)
 
 
 def clean(text: str) -> str:
@@ -183,7 +190,7 @@ def cut(text: str, where: str) -> Cut:
     found = cutter.cut(text)
     if not found:
         raise InputError("no PCI function found", where, "this is no output of lspci", TAKE_AGAIN)
-    return Cut(found, cutter.drawn, cutter.unseen)
+    return Cut(found, cutter.drawn, cutter.unseen, cutter.snipped)
 
 
 def _bare(line: str) -> str:
@@ -207,6 +214,7 @@ class _Cutter:
         self.found: list[Listing] = []
         self.drawn: list[str] = []
         self.unseen: list[int] = []
+        self.snipped: list[int] = []
         self.group = ""
         self.current: Record | None = None
         self.closed = False
@@ -250,6 +258,8 @@ class _Cutter:
         if head is not None and _is_headline(line, head.end()):
             self._start(head, line[head.end() :], number)
             return
+        if SNIPPED.fullmatch(line.strip()) is not None:
+            self.snipped.append(number)
         if _UNSEEN.search(line) is not None:
             self.unseen.append(number)
         if is_drawn(line):

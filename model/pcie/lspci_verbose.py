@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from dmaproof.model.pcie import quirks
 from dmaproof.model.pcie.device import ACS_BITS, Acs, Bdf, Device, Fact, PortKind, Sriov
-from dmaproof.model.pcie.lspci_records import Record
+from dmaproof.model.pcie.lspci_records import SNIPPED, Record
 from dmaproof.model.pcie.pci_names import UNASSIGNED, class_of, ids_of
 
 BRIDGE_CLASSES = {0x0604: 1, 0x0609: 1, 0x0607: 2}
@@ -103,7 +103,10 @@ def read_words(record: Record) -> Words:
     device, name = _identity(record.bdf, text)
     detailed = _SHOWN.search(text) is not None
     denied = _UNREAD.search(text) is not None
-    cut_short = not record.ended and "Kernel " not in text and "Status: Cap-" not in text
+    snipped = any(map(SNIPPED.fullmatch, record.lines))
+    cut_short = snipped or (
+        not record.ended and "Kernel " not in text and "Status: Cap-" not in text
+    )
     device = _buses(device, text)
     kind = _kind(record, text)
     if kind is not None:

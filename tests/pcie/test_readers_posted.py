@@ -181,3 +181,17 @@ def test_a_message_inside_a_hex_line() -> None:
     for gap in ("", " "):
         broken = f"{dump[:at]}{gap}pcilib: sysfs_read_vpd: read failed\n{dump[at:]}"
         assert read_lspci(broken).devices == read_lspci(dump).devices
+
+
+@pytest.mark.parametrize("mark", ["[...]", "...", "<snip>", "[snipped]", "---8<---", "\u2026"])
+def test_what_somebody_cut_out(mark: str) -> None:
+    """Inside a record, its list of capabilities is incomplete; elsewhere, functions may be gone."""
+    at = TEXT.index(ACS, TEXT.index(f"\n{PORT}"))
+    end = TEXT.index("\tKernel driver", at)
+    for indent in ("\t", ""):
+        found = read_lspci(TEXT[:at] + f"{indent}{mark}\n" + TEXT[end:])
+        assert {Fact.ACS, Fact.CAPABILITIES} <= found.device(PORT).unknown
+        assert "left out" in " ".join(found.warnings)
+    between = read_lspci(TEXT.replace(f"\n{PORT}", f"\n{mark}\n\n{PORT}"))
+    assert not any(device.unknown for device in between.devices)
+    assert "left out" in " ".join(between.warnings)
