@@ -91,6 +91,16 @@ def exit_code(verdicts: Iterable[Verdict]) -> int:
     return 3 if "undecided" in results else 0
 
 
+def against_bits(trace: Trace) -> str:
+    """Return why a trace does not replay on tables, registers and requests; "" if it does."""
+    from dmaproof.counterexamples.bits.replay import FAILED, replay_on_bits
+
+    try:
+        return replay_on_bits(trace).reason
+    except InputError as error:  # there is no room for it
+        return f"{FAILED}: {error.what}"
+
+
 @dataclass
 class Judge:
     """Judges one design on many machines.
@@ -215,7 +225,11 @@ class Judge:
 
     def _settled(self, prop: Property, case: Case, candidate: Candidate) -> Verdict:
         trace = confirm(candidate, prop, self.model, case)
-        reason = trace.reason if isinstance(trace, Refused) else self._on_bits(trace)
+        reason = ""
+        if isinstance(trace, Refused):
+            reason = trace.reason
+        elif self.bits:
+            reason = against_bits(trace)
         if isinstance(trace, Refused) or reason:
             return self._undecided(prop, case.machine.name, reason, len(candidate.steps))
         witnessed = prop.kind is PropertyKind.CAN
@@ -225,17 +239,6 @@ class Judge:
             dict(trace.assumptions), False, trace.violation.says,
             trace=self._trace(trace), evidence=trace,
         )
-
-    def _on_bits(self, trace: Trace) -> str:
-        """Why a trace does not replay on the bits; "" if it does, or nobody asked."""
-        if not self.bits:
-            return ""
-        from dmaproof.counterexamples.bits.replay import FAILED, replay_on_bits
-
-        try:
-            return replay_on_bits(trace).reason
-        except InputError as error:  # there is no room for it
-            return f"{FAILED}: {error.what}"
 
     def _undecided(
         self, prop: Property, machine: str, reason: str, depth: int | None, *, vacuous: bool = False

@@ -22,7 +22,7 @@ from dmaproof.counterexamples.expected import (
 )
 from dmaproof.counterexamples.study import fabric
 from dmaproof.counterexamples.study.searches import CachedDriver
-from dmaproof.counterexamples.verdict import Result, Verdict, slug
+from dmaproof.counterexamples.verdict import Result, Verdict, against_bits, slug
 from dmaproof.engine import certificate
 from dmaproof.engine.cache import Cache, keep, key_of, program
 from dmaproof.engine.candidates import Clause
@@ -35,6 +35,9 @@ from dmaproof.model.errors import InputError
 from dmaproof.model.scenario import Claim, ClaimKind, StudyDesign, builtin
 from dmaproof.model.vfio.build import Model
 from dmaproof.model.vtd import lemmas
+
+REPLAYED = "replayed"
+"""What `Answer.bits` says of a run that replays."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Answer:
         by_hand: how many clauses of the invariant were written by hand.
         trace, certificate: files, where they were written.
         wrong: what a check complains about besides the result.
+        bits: of a run, if it was asked: ``replayed``, or why the bits have nothing of it.
     """
 
     question: tuple[Any, ...]
@@ -83,6 +87,7 @@ class Answer:
     trace: str | None = None
     certificate: str | None = None
     wrong: tuple[str, ...] = ()
+    bits: str = ""
 
 
 def undecided(question: tuple[Any, ...], reason: str) -> Answer:
@@ -106,12 +111,14 @@ class Answerer:
         out: folder for traces and certificates (None: nothing is written).
         seconds: time for one question.
         library: whether the package's known answers are used, too.
+        bits: whether a run counts only if it replays on tables, caches and requests as well.
     """
 
     cache: Cache
     out: Path | None = None
     seconds: float = 60.0
     library: bool = True
+    bits: bool = False
     _theorems: dict[str, tuple[Theorem, Model]] = field(default_factory=dict)
 
     @cached_property
@@ -215,6 +222,10 @@ class Answerer:
     def _run(
         self, answer: Answer, trace: runs.RunTrace, design: StudyDesign, claim: Claim
     ) -> Answer:
+        if self.bits:
+            answer = _on_bits(answer, trace)
+        if answer.found == "undecided":
+            return answer
         name = slug(f"{design.name}--{claim.id}")
         return self._file(answer, "trace", f"traces/{name}.json",
                           lambda path: runs.write(trace, path))
@@ -333,10 +344,25 @@ class Answerer:
             )
         if found.trace is None:
             return answer
+        if self.bits:
+            reason = against_bits(found.trace)
+            if reason:
+                return undecided(question, reason)
+            answer = replace(answer, bits=REPLAYED)
         text = found.trace.dump().encode()
         literals = "".join(f"--{n}={v}" for n, v in check.assume.items())
         name = slug(f"{found.subject.replace(' / ', '--')}{literals}")
         return self._file(answer, "trace", f"traces/{name}.json", lambda path: keep(path, text))
+
+
+def _on_bits(answer: Answer, trace: runs.RunTrace) -> Answer:
+    """The answer of a run that was replayed on the bits; undecided if it does not replay there."""
+    from dmaproof.counterexamples.bits.scenarios.replay import replay_run
+
+    done = replay_run(trace)
+    if done.result == "undecided":
+        return undecided(answer.question, done.reason)
+    return replace(answer, bits=done.word)
 
 
 def _kept_lemma(lemma: lemmas.Lemma, kept: Any) -> lemmas.LemmaVerdict | None:  # noqa: ANN401

@@ -65,6 +65,7 @@ class Verdict:
             "origin": answer.origin, "by_hand": answer.by_hand,
             "trace": answer.trace, "certificate": answer.certificate,
             **({"slice": self.number} if self.number else {}),
+            **({"bits": answer.bits} if answer.bits else {}),
         }
 
 
@@ -115,6 +116,7 @@ class Settings:
         seconds: time for one question.
         workers: processes (0: one a processor).
         library: whether the package's known answers are used.
+        bits: whether a run counts only if it replays on the bits as well.
     """
 
     cache: Path | None = None
@@ -122,11 +124,13 @@ class Settings:
     seconds: float = 60.0
     workers: int = 0
     library: bool = True
+    bits: bool = False
 
 
 def answerer(settings: Settings) -> Work:
     """Return what answers jobs in a worker."""
-    found = Answerer(Cache(settings.cache), settings.out, settings.seconds, settings.library)
+    found = Answerer(Cache(settings.cache), settings.out, settings.seconds, settings.library,
+                     settings.bits)
     return found.answers
 
 

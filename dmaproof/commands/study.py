@@ -41,6 +41,9 @@ _SCOPES = {
 @click.option("--no-cache", is_flag=True, help="Keep no answers, and use none that were kept.")
 @click.option("--no-library", is_flag=True,
               help="Find every invariant anew; the package's known ones are not looked at.")
+@click.option("--bits", is_flag=True,
+              help="A run of the driver's model counts only if it also replays on VT-d tables,"
+              " caches and requests.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Worker processes  [default: one a CPU]")
 @click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=60.0, show_default=True,
               help="Time for one question; what takes longer is undecided.")
@@ -52,6 +55,7 @@ def study(
     cache: Path | None,
     no_cache: bool,
     no_library: bool,
+    bits: bool,
     jobs: int | None,
     seconds: float,
     as_json: bool,
@@ -73,7 +77,7 @@ def study(
     kept = None if no_cache else (cache or default_folder())
     from dmaproof.counterexamples.study.runner import SCHEMA, Settings, exit_code, team
 
-    settings = Settings(kept, out, seconds, jobs or 0, not no_library)
+    settings = Settings(kept, out, seconds, jobs or 0, not no_library, bits)
     with team(settings) as workers:  # they start while the rows are read
         verdicts = _with_progress(screen, _chosen(rows), settings, workers, quiet=as_json)
     if as_json:
@@ -183,6 +187,8 @@ def _details(screen: Screen, verdict: Verdict) -> None:
         basis.append(f"{answer.by_hand} clauses of the invariant written by hand")
     if basis:
         screen.item("        rests on ", text=", ".join(basis), style="dim")
+    if answer.bits:
+        screen.item("        on the bits: ", text=answer.bits, style="dim")
     for kind, path in (("trace", answer.trace), ("certificate", answer.certificate)):
         if path:
             screen.line((f"        {kind} {path}", "dim"))
