@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -120,14 +121,8 @@ class Cache:
 
     def tidy(self) -> None:
         """Remove drafts that a killed run left behind."""
-        if self.folder is None:
-            return
-        now = time.time()
-        with suppress(OSError):
-            for draft in [*self.folder.glob(".draft-*"), *self.folder.glob("answers/*/.draft-*")]:
-                with suppress(OSError):
-                    if now - draft.stat().st_mtime > LEFTOVER_SECONDS:
-                        draft.unlink()
+        if self.folder is not None:
+            sweep(self.folder, ".draft-*", "answers/*/.draft-*")
 
 
 def _code(secret: bytes, body: bytes) -> bytes:
@@ -152,6 +147,25 @@ def _secret(folder: Path) -> bytes | None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             appear(path, secrets.token_bytes(32), replace=False)
     return None
+
+
+_DRAFT: Final = re.compile(r"\.draft-[0-9]+-[0-9a-f]{16}")
+
+
+def sweep(folder: Path, *patterns: str) -> None:
+    """Remove old drafts that a killed run left in a folder; failing to is no error.
+
+    Args:
+        folder: where.
+        patterns: which files to look at; whatever is not named as drafts are stays.
+    """
+    now = time.time()
+    with suppress(OSError):
+        for draft in [p for pattern in patterns for p in folder.glob(pattern)]:
+            with suppress(OSError):
+                old = now - draft.stat().st_mtime > LEFTOVER_SECONDS
+                if old and _DRAFT.fullmatch(draft.name):
+                    draft.unlink()
 
 
 def appear(path: Path, data: bytes, *, replace: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ from dmaproof.counterexamples.study.answers import (
     questions,
     undecided,
 )
-from dmaproof.counterexamples.study.pool import Event, Team, Work
+from dmaproof.counterexamples.study.memo import Memo
+from dmaproof.counterexamples.study.pool import Event, Work, spread
 from dmaproof.counterexamples.study.table import (
     FabricRow,
     LemmaRow,
@@ -24,7 +25,7 @@ from dmaproof.counterexamples.study.table import (
     Table,
     rank,
 )
-from dmaproof.engine.cache import Cache
+from dmaproof.engine.cache import Cache, sweep
 
 SCHEMA: Final = "dmaproof/study/1"
 
@@ -134,6 +135,12 @@ def answerer(settings: Settings) -> Work:
     return found.answers
 
 
+def memo(settings: Settings) -> Memo:
+    """Return the whole answers of earlier runs with the same settings."""
+    out = "" if settings.out is None else str(settings.out.resolve())
+    return Memo(Cache(settings.cache), (out, f"{settings.library}", f"{settings.bits}"))
+
+
 @dataclass
 class Progress:
     """How far the study is; told after each event.
@@ -151,14 +158,8 @@ class Progress:
     running: list[str] = field(default_factory=list)
 
 
-def team(settings: Settings) -> Team:
-    """Start the workers; they get ready while the rows are read."""
-    return Team(answerer, (settings,), settings.workers or os.cpu_count() or 1)
-
-
 def study(
     table: Table, settings: Settings, progress: Callable[[Progress], None] = lambda _: None,
-    workers: Team | None = None,
 ) -> list[Verdict]:
     """Answer every row, in the order of the rows.
 
@@ -166,13 +167,16 @@ def study(
         table: the rows.
         settings: how.
         progress: told after each event.
-        workers: started before, with the same settings.
     """
     Cache(settings.cache).tidy()
-    jobs = jobs_of(table)
+    if settings.out is not None:
+        sweep(settings.out, "*/.draft-*")
+    kept = memo(settings)
     known: dict[tuple[Any, ...], list[Answer]] = {}
-    state = Progress(len(jobs))
-    for event in _events(jobs, settings, workers or team(settings)):
+    every = jobs_of(table)
+    jobs = [left for job in every if (left := _recalled(job, kept, known)) is not None]
+    state = Progress(len(every), len(every) - len(jobs), sum(map(len, known.values())))
+    for event in _events(jobs, settings):
         job = jobs[event.number]
         match event.kind:
             case "start":
@@ -185,14 +189,31 @@ def study(
                 state.done += 1
                 if event.kind == "lost":
                     _lost(known, job, str(event.value))
+                for question in questions(job):
+                    kept.put(question, known.get(question, []))
         progress(state)
     return list(_verdicts(table, known))
 
 
-def _events(jobs: Sequence[Job], settings: Settings, workers: Team) -> Iterator[Event]:
-    return workers.spread(
-        [(job, settings.seconds * max(1, len(questions(job)))) for job in jobs]
-    )
+def _recalled(
+    job: Job, kept: Memo, known: dict[tuple[Any, ...], list[Answer]]
+) -> Job | None:
+    """Note what earlier runs answered; returns what is left of a job, None if nothing is."""
+    open_parts = []
+    for question in questions(job):
+        answers = kept.get(question)
+        if answers is None:
+            open_parts.append(question[-1])
+        else:
+            known[question] = answers
+    if not open_parts:
+        return None
+    return replace(job, parts=tuple(open_parts)) if job.parts else job
+
+
+def _events(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
+    budgets = [(job, settings.seconds * max(1, len(questions(job)))) for job in jobs]
+    return spread(answerer, (settings,), budgets, settings.workers or os.cpu_count() or 1)
 
 
 def _lost(known: dict[tuple[Any, ...], list[Answer]], job: Job, reason: str) -> None:

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import secrets
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,48 +157,3 @@ def test_rows_are_listed() -> None:
     assert "P47" in run("study", "--list").stdout
     listed = json.loads(run("study", "--list", "--json", "--row", "P5").stdout)
     assert [r["row"] for r in listed["rows"]] == ["P5"]
-
-
-# -- killed in the middle -------------------------------------------------------------------
-
-
-def marked(mark: str) -> list[int]:
-    """Processes that carry a mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if mark.encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc to look into")
-@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_kill_at_any_moment_leaves_nothing_wrong(
-    answered: tuple[Path, dict[str, Any]], tmp_path: Path, rounds: int
-) -> None:
-    _, data = answered
-    command = [sys.executable, "-m", "dmaproof", "study", "--json", *FEW,
-               "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    for _ in range(rounds):
-        mark = f"dmaproof-test-{secrets.token_hex(8)}"
-        victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                  env=os.environ | {"DMAPROOF_MARK": mark})
-        time.sleep(moments.uniform(0.3, 4.0))
-        victim.kill()
-        victim.wait()
-        deadline = time.monotonic() + 10
-        while marked(mark) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert marked(mark) == []
-    code, again = study(tmp_path, *FEW)
-    assert code == 0
-    assert essence(again) == essence(data)
-    for row in again["rows"]:
-        if row["trace"]:
-            assert run("trace", "replay", row["trace"]).exit_code == 0
-        elif row["kind"] != "lemma":
-            assert run("certify", row["certificate"]).exit_code == 0
