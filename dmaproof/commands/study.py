@@ -13,7 +13,6 @@ import click
 from dmaproof.commands.options import json_option
 
 if TYPE_CHECKING:
-    from dmaproof.counterexamples.study.pool import Team
     from dmaproof.counterexamples.study.runner import Settings, Verdict
     from dmaproof.counterexamples.study.table import Table
     from dmaproof.terminal import Screen
@@ -75,11 +74,10 @@ def study(
         return 0
     _writable(out)
     kept = None if no_cache else (cache or default_folder())
-    from dmaproof.counterexamples.study.runner import SCHEMA, Settings, exit_code, team
+    from dmaproof.counterexamples.study.runner import SCHEMA, Settings, exit_code
 
     settings = Settings(kept, out, seconds, jobs or 0, not no_library, bits)
-    with team(settings) as workers:  # they start while the rows are read
-        verdicts = _with_progress(screen, _chosen(rows), settings, workers, quiet=as_json)
+    verdicts = _with_progress(screen, _chosen(rows), settings, quiet=as_json)
     if as_json:
         data = {"schema": SCHEMA, "rows": [v.data() for v in verdicts]}
         click.echo(json.dumps(data, indent=1))
@@ -122,14 +120,14 @@ def _list(screen: Screen, table: Table, *, as_json: bool) -> None:
 
 
 def _with_progress(
-    screen: Screen, table: Table, settings: Settings, workers: Team, *, quiet: bool
+    screen: Screen, table: Table, settings: Settings, *, quiet: bool
 ) -> list[Verdict]:
     """Run with a live line on a terminal: how far, which questions run."""
     from dmaproof.counterexamples.study.runner import Progress as State
     from dmaproof.counterexamples.study.runner import study as decide
 
     if quiet or not screen.console.is_terminal:
-        return decide(table, settings, workers=workers)
+        return decide(table, settings)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("study"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -142,7 +140,7 @@ def _with_progress(
             bar.update(task, total=state.total, completed=state.done,
                        description=f"{state.answers} answers; {names}")
 
-        return decide(table, settings, tell, workers)
+        return decide(table, settings, tell)
 
 
 def _show(screen: Screen, verdicts: Sequence[Verdict]) -> None:
