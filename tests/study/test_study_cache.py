@@ -131,7 +131,7 @@ def test_drafts_of_dead_runs_are_removed_once_old(tmp_path: Path) -> None:
 
     Cache(tmp_path).put(key_of(["x"]), 1)
     (folder,) = (tmp_path / "answers").iterdir()
-    old, new = folder / f".draft-1-{16 * "a"}", folder / f".draft-2-{16 * "b"}"
+    old, new = (folder / f".draft-{n}-{n * 8:016x}" for n in (1, 2))
     old.write_text("")
     new.write_text("")
     os.utime(old, (1, 1))
