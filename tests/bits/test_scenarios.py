@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cli.support import run
 
 from dmaproof.counterexamples import runs
+from dmaproof.counterexamples.bits.memory import Queued
 from dmaproof.counterexamples.bits.scenarios import MODULES, NOTHING, REASONS, bits_of
 from dmaproof.counterexamples.bits.scenarios import replay as replaying
 from dmaproof.counterexamples.bits.scenarios.base import BitsOfFamily, Moment
@@ -19,9 +21,19 @@ from dmaproof.counterexamples.bits.scenarios.replay import RunReplay, Simulation
 from dmaproof.counterexamples.bits.unit import Unit
 from dmaproof.counterexamples.study.answers import Answerer, Job
 from dmaproof.engine.cache import Cache
-from dmaproof.model.families import FAMILIES
+from dmaproof.engine.scenarios import Run
+from dmaproof.model.families import (
+    FAMILIES,
+    cache_tags,
+    context_entry,
+    entry_update,
+    invalidation,
+    table_pages,
+    table_publication,
+)
+from dmaproof.model.logic.sets import Step
 from dmaproof.model.logic.system import Action
-from dmaproof.model.scenario import ClaimKind, builtin, builtins
+from dmaproof.model.scenario import ClaimKind, StudyDesign, builtin, builtins
 from dmaproof.model.vtd import invalidation as inv
 from dmaproof.model.vtd import queue, scalable, translate
 
@@ -384,3 +396,66 @@ def test_a_run_that_does_not_replay_is_undecided(monkeypatch: pytest.MonkeyPatch
     found = answer("r06-devtlb-untagged", "unbind-final", bits=True)
     assert (found.found, found.reason) == ("undecided", "replay-failed: broken")
     assert answer("r06-devtlb-untagged", "unbind-final", bits=False).found == "refuted"
+
+
+# -- designs that are not built in, and runs that are not minimal ---------------------------
+
+EVERY_STEP: dict[str, dict[str, Any]] = {
+    "invalidation": {"unbind": [s.value for s in invalidation.Step]},
+    "entry-update": dict.fromkeys(
+        ("setup", "replace", "teardown"), tuple(s.value for s in entry_update.Write)),
+    "context-entry": dict.fromkeys(
+        ("exchange", "clear"), tuple(s.value for s in context_entry.Step)),
+    "cache-tags": {
+        "attach": [s.value for s in cache_tags.Attach],
+        "nested": [s.value for s in cache_tags.Attach],
+        "detach": [s.value for s in cache_tags.Detach], "iotlb_tags": "per-did"},
+    "table-publication": {"add": [s.value for s in table_publication.Step]},
+    "table-pages": {"take": [s.value for s in table_pages.Take],
+                    "bind": [s.value for s in table_pages.Bind]},
+    "completion": {"wait": "if-flag-set"},
+    "page-requests": {"unbind": ["clear", "drain", "free"]},
+    "surprise-removal": {"look": "disconnected"},
+    "tlps": {"ats": True, "redirect": False, "hostile_prefix": True, "source_validation": False,
+             "checks_path": False},
+}
+
+
+@pytest.mark.parametrize("family", EVERY_STEP)
+def test_every_step_that_a_design_can_name_has_a_meaning(family: str) -> None:
+    found = StudyDesign(name="mine", title="all steps", year=2026, family=family,
+                        options=EVERY_STEP[family])
+    for world in found.scenario.instances:
+        assert Wanderer(found, world).walk(40) == ""
+    bits = Simulation(found, found.scenario.instances[0]).bits
+    for act in found.scenario.system.actions:
+        assert bits.handler(act), act.name
+
+
+def listed() -> runs.RunTrace:
+    """R13 itself: the space is on the list, and the flush leaves the paging structures (IH=1)."""
+    design = builtin("r13-superpage-unflushed")
+    steps = [("link", 0), ("bind.enter", 0), ("bind.set-up-entry", 0), ("bind.list", 0),
+             ("bind.return", 0), ("paging-structure-cache.fill", 0, 0), ("take.enter", 0),
+             ("take.unlink", 0), ("take.flush-leaves-only", 0), ("take.free", 0),
+             ("take.return", 0)]
+    found = Run(0, tuple(Step(str(name), tuple(map(int, args))) for name, *args in steps))
+    claim = design.scenario.claims["no-stale-structure"]
+    trace = runs.confirm(design, claim, found, "violated", minimal=True)
+    assert isinstance(trace, runs.RunTrace), trace
+    return trace
+
+
+def test_a_flush_of_leaves_leaves_the_paging_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = replay_run(listed())
+    assert (done.result, done.reason) == ("reproduced", "")
+    assert any(isinstance(e, Queued) and e.command.ih for step in done.steps for e in step.events)
+    plain = inv.drops_paging
+    monkeypatch.setattr(inv, "drops_paging", lambda command, tag: plain(
+        dataclasses.replace(command, ih=False), tag))
+    assert replay_run(listed()).result == "undecided"
+
+
+def test_the_page_on_the_bits_names_every_family() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "bits.md").read_text("utf-8")
+    assert all(f"`{family}`" in text for family in FAMILIES)

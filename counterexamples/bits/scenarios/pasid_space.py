@@ -60,11 +60,8 @@ class Bits(EntryBits):
             return
         says = {"device-isolation": "never bound for that function",
                 "user-isolation": "a page of another user"}.get(claim, "as bound")
-        goals = [o[g] for g in ("t", "w") if g in o]
-        for goal in goals[:1] if claim != "can-two-users" else ():
-            note(seen, self.board.lands(wire, pasid, self.page[goal]), says)
-        if claim == "can-two-users":
-            note(seen, self.board.lands(wire, pasid, self.page[self._own(o)]), "its own binding")
+        goal = self._own(o) if claim == "can-two-users" else o["t"]
+        note(seen, self.board.lands(wire, pasid, self.page[goal]), says)
 
     def _own(self, o: Objects) -> int:
         """Return the space that x has at PASID q."""
