@@ -19,8 +19,6 @@ from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vfio.vocabulary import FUNCTION, PASID, SPACE
 from dmaproof.model.vtd.invalidation import Command, Op
 
-_DID = 1
-
 
 class SpaceBits(BitsOfFamily):
     """Functions, PASIDs and spaces.
@@ -60,6 +58,11 @@ class SpaceBits(BitsOfFamily):
         return 1 + p
 
     @staticmethod
+    def did(f: int, p: int) -> int:
+        """Return a domain id: one PASID of two requesters is two spaces here (VT-d 6.2.3.1)."""
+        return 0x10 + 8 * f + p
+
+    @staticmethod
     def address(s: int) -> int:
         """Return the address of a space."""
         return VIRTUAL + PAGE * s
@@ -71,14 +74,14 @@ class SpaceBits(BitsOfFamily):
         f, p, s = m["f"], m["p"], m["s"]
         self.board.map(self.spaces[f, p], self.address(s), self.page[s])
         if self.board.read_entry(self.wires[f], self.pasid(p)) is None:
-            self.board.enter(self.wires[f], self.pasid(p), self.spaces[f, p], _DID)
+            self.board.enter(self.wires[f], self.pasid(p), self.spaces[f, p], self.did(f, p))
 
     def unbind(self, m: Moment) -> None:
         """Clear the leaf, flush the page, and take the entry down with the last space."""
         f, p, s = m["f"], m["p"], m["s"]
         wire, pasid = self.wires[f], self.pasid(p)
         self.board.unmap(self.spaces[f, p], self.address(s))
-        self.board.flush(wire, Command(Op.PASID_IOTLB_PAGE, did=_DID, pasid=pasid,
+        self.board.flush(wire, Command(Op.PASID_IOTLB_PAGE, did=self.did(f, p), pasid=pasid,
                                        address=self.address(s)))
         if self.ats:
             self.board.flush(wire, *device_flush(wire, pasid, self.address(s)))
@@ -107,7 +110,8 @@ class SpaceBits(BitsOfFamily):
         """Read entries and leaves; where requests landed is what was noted."""
         found: set[Row] = set()
         for (f, p), table in self.spaces.items():
-            if self.board.read_entry(self.wires[f], self.pasid(p)) == (_DID, table):
+            wanted = (self.did(f, p), table)
+            if self.board.read_entry(self.wires[f], self.pasid(p)) == wanted:
                 found |= {(f, p, s) for s in self.page if self._maps(f, p, s)}
         return {self.entry: found, self.landed_in: set(self.landed)}
 
