@@ -8,9 +8,11 @@ concrete memory image and request, which the int carrier replays. What is claime
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from time import process_time
+from typing import Any, Final
 
 from dmaproof.model.algebra import (
     Cond,
@@ -28,6 +30,9 @@ from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Request
 from dmaproof.model.vtd.translate import Outcome, evaluate
 from dmaproof.model.vtd.walks import OTHER, Place, place_of
+
+_EFFORT: Final = 6_000_000  # z3's resource units of a first try: two seconds or so
+_TRIES: Final = 2  # seeds that are tried before the limit is doubled
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,48 @@ class Read:
     stage: int
     level: int
     covered: Word
+
+
+class NamedMemory(SymbolicMemory):
+    """Arbitrary memory in which every value that is read gets a name.
+
+    Terms stay shallow so, however many reads led to an address: proofs that compare walks take
+    seconds instead of minutes.
+
+    Attributes:
+        named: by name, the z3 fact of what the value is; hypotheses of any claim about it.
+    """
+
+    def __init__(self, ram: int = 1 << 52, name: str = "memory") -> None:
+        """Make an arbitrary memory."""
+        super().__init__(ram=ram, name=name)
+        self.named: dict[str, Any] = {}
+        self._written: tuple[Word, Word] | None = None
+
+    def content(self, where: Any) -> Any:  # noqa: ANN401
+        """Return the quadword at a z3 address."""
+        import z3
+
+        if self._written is None:
+            return self.array[where]
+        address, value = map(word_z3, self._written)
+        return z3.If(where == address, value, self.array[where])
+
+    def word(self, address: Word) -> Term:
+        """Return the name of the quadword at *address*."""
+        import z3
+
+        value = self.content(word_z3(address))
+        # Named after what it is, so that two evaluations agree where they read the same.
+        name = f"read.{hashlib.sha256(value.sexpr().encode()).hexdigest()[:16]}"
+        self.named[name] = z3.BitVec(name, 64) == value
+        return Term(z3.BitVec(name, 64))
+
+    def store(self, address: Word, value: Word) -> NamedMemory:
+        """Return the memory after one write; it shares its names with this one."""
+        after = NamedMemory(self.ram)
+        after.array, after.named, after._written = self.array, self.named, (address, value)
+        return after
 
 
 class TracingCarrier(Z3Carrier):
@@ -91,6 +138,9 @@ class Obligation:
         reads: table reads, whose addresses make up the concrete image.
         frames: z3 page numbers whose predicates a counterexample tells.
         predicates: named predicates of a page number.
+        steps: z3 Booleans that help to prove the claim, each with those before it. What does not
+            follow from the hypotheses is left out, so they never change the answer.
+        logic: SMT-LIB's name of the theories; QF_BV where there is neither memory nor function.
     """
 
     name: str
@@ -101,6 +151,8 @@ class Obligation:
     reads: list[Read] = field(default_factory=list)
     frames: list[Any] = field(default_factory=list)
     predicates: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    steps: list[Any] = field(default_factory=list)
+    logic: str = "QF_AUFBV"
 
 
 @dataclass(frozen=True)
@@ -118,36 +170,88 @@ class Counterexample:
     pages: dict[str, set[int]]
 
 
-def check(obligation: Obligation, timeout_ms: int = 60_000) -> Counterexample | None:
+def check(
+    obligation: Obligation, timeout_ms: int = 60_000, *, seed: int = 0
+) -> Counterexample | None:
     """Return None if the obligation is valid, else a counterexample.
+
+    Args:
+        obligation: what is claimed.
+        timeout_ms: processor time of this process, in milliseconds.
+        seed: the first of z3's random seeds that are tried.
 
     Raises:
         TimeoutError: the solver gave up; nothing is known then.
     """
     import z3
 
-    # A context of its own: otherwise the time depends on what was built before, up to thirtyfold.
-    apart = z3.Context()
-    solver = z3.SolverFor("QF_AUFBV", ctx=apart)
-    solver.set("timeout", timeout_ms)
-    solver.add(*(part.translate(apart) for part in obligation.hypotheses))
-    solver.add(z3.Not(obligation.claim).translate(apart))
-    answer = solver.check()
+    query = _Query(obligation, timeout_ms, seed)
+    query.learn(obligation.steps)
+    answer, solver = query.ask(z3.Not(obligation.claim))
     if answer == z3.unsat:
         return None
     if answer != z3.sat:
-        raise TimeoutError(f"{obligation.name}: {solver.reason_unknown()}")
+        raise TimeoutError(f"{obligation.name}: no answer in {timeout_ms} ms of processor time")
     return _concrete(obligation, solver.model())
 
 
-def satisfiable(obligation: Obligation) -> bool:
+def satisfiable(obligation: Obligation, timeout_ms: int = 60_000) -> bool:
     """Return whether the hypotheses can hold at all (a guard against vacuous proofs)."""
     import z3
 
-    apart = z3.Context()
-    solver = z3.SolverFor("QF_AUFBV", ctx=apart)
-    solver.add(*(part.translate(apart) for part in obligation.hypotheses))
-    return bool(solver.check() == z3.sat)
+    answer, _ = _Query(obligation, timeout_ms, 0).ask()
+    return bool(answer == z3.sat)
+
+
+class _Query:
+    """The hypotheses of one obligation, asked with several seeds.
+
+    How long z3 takes is a matter of luck: a proof of half a second may take minutes under another
+    seed, or after other proofs. So it is asked again and again from the start, under new seeds and
+    slowly growing limits. The limits are z3's own count of its steps, which does not depend on how
+    busy the machine is, and the end is told by processor time.
+    """
+
+    def __init__(self, obligation: Obligation, timeout_ms: int, seed: int) -> None:
+        import z3
+
+        # A context of its own: otherwise the time depends on what was built before.
+        self._apart = z3.Context()
+        self._facts = [part.translate(self._apart) for part in obligation.hypotheses]
+        self._logic = obligation.logic
+        self._seed = seed
+        self._end = process_time() + timeout_ms / 1000
+
+    def _limit(self, solver: Any, effort: int, seed: int) -> None:  # noqa: ANN401
+        """Limit the next answer; z3's clock is the wall's, so on a busy machine it has to wait."""
+        left = max(1, int(4000 * (self._end - process_time())))
+        solver.set(random_seed=seed, rlimit=effort, timeout=left)
+
+    def learn(self, steps: Iterable[Any]) -> None:
+        """Take those *steps* for facts that follow, in order, from the facts so far."""
+        import z3
+
+        solver = z3.SimpleSolver(ctx=self._apart)
+        solver.add(*self._facts)
+        for step in steps:
+            claim = step.translate(self._apart)
+            self._limit(solver, _EFFORT, self._seed)
+            if solver.check(z3.Not(claim)) == z3.unsat:
+                solver.add(claim)
+                self._facts.append(claim)
+
+    def ask(self, *more: Any) -> tuple[Any, Any]:  # noqa: ANN401
+        """Return z3's answer about the facts and *more*, and the solver; unknown: time is up."""
+        import z3
+
+        answer, solver, tries = z3.unknown, None, 0
+        while answer == z3.unknown and process_time() < self._end:
+            solver = z3.SolverFor(self._logic, ctx=self._apart)
+            self._limit(solver, _EFFORT << tries // _TRIES, self._seed + tries)
+            solver.add(*self._facts, *(part.translate(self._apart) for part in more))
+            answer = solver.check()
+            tries += 1
+        return answer, solver
 
 
 def _concrete(obligation: Obligation, model: Any) -> Counterexample:  # noqa: ANN401

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dmaproof.model.algebra import Cond, SymbolicMemory, Term, Word, cond_z3, word_z3
+from dmaproof.model.algebra import Cond, Term, Word, cond_z3, word_z3
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd import second_stage
-from dmaproof.model.vtd.obligations import Obligation, Read, TracingCarrier
+from dmaproof.model.vtd.obligations import NamedMemory, Obligation, Read, TracingCarrier
 from dmaproof.model.vtd.registers import Registers
-from dmaproof.model.vtd.requests import Request
+from dmaproof.model.vtd.requests import Kind, Request
 from dmaproof.model.vtd.translate import evaluate
 from dmaproof.model.vtd.walks import SECOND
 
 
-class GuestMemory(SymbolicMemory):
+class GuestMemory(NamedMemory):
     """Memory whose pages *owned* by the guest hold anything, and all others what the host wrote."""
 
     def __init__(self, ram: int = 1 << 52) -> None:
@@ -33,12 +33,11 @@ class GuestMemory(SymbolicMemory):
         self.writable = z3.Function("writable", word, z3.BoolSort())
         self.table = z3.Function("table", word, word, z3.BoolSort())  # second stage: frame, level
 
-    def word(self, address: Word) -> Term:
-        """Return what hardware reads at *address* after the guest has written."""
+    def content(self, where: Any) -> Any:  # noqa: ANN401
+        """Return what hardware reads at a z3 address after the guest has written."""
         import z3
 
-        where = word_z3(address)
-        return Term(z3.If(self.owned(z3.LShR(where, 12)), self.guest[where], self.array[where]))
+        return z3.If(self.owned(z3.LShR(where, 12)), self.guest[where], self.array[where])
 
     def second_stage_facts(self, registers: Registers, reads: Iterable[Read]) -> list[Any]:
         """Return what the host guarantees, at the second-stage entries that are read.
@@ -107,17 +106,26 @@ def confinement(
     facts = [memory.array[address] == value for address, value in host.items()]
     facts.append(memory.table(top >> 12, registers.levels[-1]))
     facts += [z3.Not(memory.owned(z3.BitVecVal(address >> 12, 64))) for address in host]
+    facts += memory.named.values()
     facts += memory.second_stage_facts(registers, carrier.reads)
     if disjoint:
         facts += memory.disjoint(carrier.reads)
     landed = word_z3(outcome.fault) == 0
     page = z3.LShR(word_z3(outcome.hpa), 12)
+    writes = cond_z3(request.write)
+    if request.kind is Kind.TRANSLATION:  # the device is told an address and rights, maybe none
+        writes = cond_z3(outcome.writable)
+        landed = z3.And(landed, z3.Or(cond_z3(outcome.readable), writes))
     claims = [z3.Implies(landed, memory.owned(page)),
-              z3.Implies(z3.And(landed, cond_z3(request.write)), memory.writable(page))]
+              z3.Implies(z3.And(landed, writes), memory.writable(page))]
+    steps = []
     for read in carrier.reads:
+        frame = z3.LShR(word_z3(read.address), 12)
         if read.fault in (f.SFS_1, f.X_PT_ACCESS):
-            frame = z3.LShR(word_z3(read.address), 12)
-            claims.append(z3.Implies(read.runs, memory.owned(frame)))
+            steps.append(z3.Implies(read.runs, memory.owned(frame)))
+            claims.append(steps[-1])
+        elif read.stage == SECOND:
+            steps.append(z3.Implies(read.runs, memory.table(frame, read.level)))
     for runs, address, _ in carrier.updates:
         frame = z3.LShR(word_z3(address), 12)
         tables = [memory.table(frame, level) for level in range(1, 6)]
@@ -133,5 +141,5 @@ def confinement(
     return Obligation(
         "confinement", facts, z3.And(claims), content, words, carrier.reads,
         [z3.LShR(word_z3(address), 12) for address in touched],
-        {"owned": memory.owned, "writable": memory.writable},
+        {"owned": memory.owned, "writable": memory.writable}, [*steps, *claims],
     )

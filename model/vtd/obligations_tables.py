@@ -7,8 +7,8 @@ label (stage, level, input-address prefix), which is what "referenced from one s
 mapped as a page" gives; the labels are assumed at the frames that the walks read before the write.
 Both requests belong to one requester and PASID.
 
-`obligations_mapping` asks the same of every format with one evaluation instead of two, which is
-fast enough for nested walks.
+`obligations_mapping` asks the same of every format, nested ones too, with one evaluation instead of
+two.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dmaproof.model.algebra import SymbolicMemory, Term, cond_z3, word_z3
+from dmaproof.model.algebra import SymbolicMemory, Term, Word, cond_z3, word_z3
 from dmaproof.model.vtd import faults as f
-from dmaproof.model.vtd.obligations import Obligation, Read, symbolic_request, trace
+from dmaproof.model.vtd.obligations import (
+    NamedMemory,
+    Obligation,
+    Read,
+    symbolic_request,
+    trace,
+)
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.translate import Outcome
 from dmaproof.model.vtd.walks import FIRST, OTHER
@@ -46,7 +52,7 @@ def tree_labels(reads: Iterable[Read]) -> list[Any]:
     return facts
 
 
-def _same(before: Outcome, after: Outcome) -> Any:  # noqa: ANN401
+def same_outcome(before: Outcome, after: Outcome) -> Any:  # noqa: ANN401
     """Return that fault and, if there is none, address, rights and page size agree."""
     import z3
 
@@ -68,6 +74,19 @@ def slot_of(reads: Iterable[Read], stage: int, level: int) -> Read:
     return [r for r in reads if (r.stage, r.level) == (stage, level)][-1]
 
 
+def _in_step(slot: Word, before: list[Read], after: list[Read]) -> list[Any]:
+    """Return, read by read, that it is not of the slot, and what it is after the write."""
+    import z3
+
+    steps = []
+    for old, new in zip(before, after, strict=True):
+        where = word_z3(old.address)
+        same = z3.And(word_z3(new.address) == where, word_z3(new.value) == word_z3(old.value))
+        steps += [z3.Implies(old.runs, where != word_z3(slot)), new.runs == old.runs,
+                  z3.Implies(old.runs, same)]
+    return steps
+
+
 def frame_condition(
     registers: Registers, sid: int, pasid: int | None, stage: int, level: int, *,
     premises: Callable[[list[Read]], list[Any]] = lambda _: [], labels: bool = True,
@@ -85,7 +104,7 @@ def frame_condition(
     """
     import z3
 
-    memory = SymbolicMemory()
+    memory = NamedMemory()
     mapped = symbolic_request("mapped", sid, pasid)
     other = symbolic_request("other", sid, pasid)
     _, reads = trace(memory, registers, mapped)
@@ -96,13 +115,15 @@ def frame_condition(
     bits = 3 + 9 * level
     hypotheses = [slot.runs, *premises(reads), *premises(other_reads)]
     hypotheses.append(cond_z3((mapped.address >> bits) != (other.address >> bits)))
+    hypotheses += memory.named.values()
     if labels:
         hypotheses += tree_labels([*reads, *other_reads])
     words = {"mapped": mapped.address, "other": other.address, "write": other.write,
              "slot": slot.address, "value": value}
     return Obligation(
-        f"frame: stage {stage} level {level}", hypotheses, _same(before, after), memory.array,
-        words, [*reads, *other_reads, *after_reads],
+        f"frame: stage {stage} level {level}", hypotheses, same_outcome(before, after),
+        memory.array, words, [*reads, *other_reads, *after_reads],
+        steps=_in_step(slot.address, other_reads, after_reads),
     )
 
 
@@ -117,7 +138,7 @@ def leaf_lands(
     """
     import z3
 
-    memory = SymbolicMemory()
+    memory = NamedMemory()
     mapped = symbolic_request("mapped", sid, pasid)
     _, reads = trace(memory, registers, mapped)
     slot = slot_of(reads, stage, level)
@@ -125,7 +146,7 @@ def leaf_lands(
     rights = 7 if stage == FIRST else 3
     large = 0 if level == 1 else 1 << 7
     leaf = (frame & (registers.address & ~((1 << bits) - 1))) | (rights | large)
-    after, _ = trace(memory.store(slot.address, leaf), registers, mapped)
+    after, after_reads = trace(memory.store(slot.address, leaf), registers, mapped)
     want = (leaf & (registers.address & ~((1 << bits) - 1))) | (
         mapped.address & ((1 << bits) - 1)
     )
@@ -137,9 +158,10 @@ def leaf_lands(
     )
     return Obligation(
         f"leaf: stage {stage} level {level}",
-        [slot.runs, *premises(reads), *tree_labels(reads)], claim, memory.array,
+        [slot.runs, *premises(reads), *tree_labels(reads), *memory.named.values()], claim,
+        memory.array,
         {"mapped": mapped.address, "write": mapped.write, "slot": slot.address, "value": leaf},
-        reads,
+        reads, steps=_in_step(slot.address, reads, after_reads),
     )
 
 
@@ -148,16 +170,6 @@ def pasid_type(pgtt: int) -> Callable[[list[Read]], list[Any]]:
     def facts(reads: list[Read]) -> list[Any]:
         entry = next(r for r in reads if r.fault == f.SPT_1)
         return [cond_z3(((entry.value >> 6) & 7) == pgtt)]
-
-    return facts
-
-
-def fixed_words(host: dict[int, int]) -> Callable[[list[Read]], list[Any]]:
-    """Return the premise that memory holds these quadwords, for `frame_condition`."""
-    memory = SymbolicMemory()
-
-    def facts(_: list[Read]) -> list[Any]:
-        return [cond_z3(memory.word(address) == value) for address, value in host.items()]
 
     return facts
 

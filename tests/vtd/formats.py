@@ -58,10 +58,10 @@ def wide(form):
     return replace(form, registers=Registers(WIDE_CAP, r.ecap, r.rtaddr, haw=52))
 
 
-def nested_host():
+def nested_host(*, ats=0):
     """Root, context, directory and PASID entry of PASID 5, as the host wrote them."""
     words = {ROOT: 0x2001, 0x3000: 0x4001}
-    for n, word in enumerate(entries.scalable_context(0x3000, paside=1)):
+    for n, word in enumerate(entries.scalable_context(0x3000, paside=1, dte=ats)):
         words[0x2000 + 32 * SID + 8 * n] = word
     # The guest chooses FSPTPTR; the host writes the rest.
     entry = entries.pasid(3, 1, second=TOP, aw=2, pwsnp=1)
@@ -70,15 +70,15 @@ def nested_host():
     return words
 
 
-def extended_host():
+def extended_host(*, ats=0):
     """Root entry and extended context entry with PASIDE and NESTE; PASIDPTR is the guest's."""
-    q0, q1, _, q3 = entries.extended_context(TOP, 2, 1, paside=1, neste=1)
+    q0, q1, _, q3 = entries.extended_context(TOP, 2, 1, t=ats, paside=1, neste=1)
     where = 0x2000 + 32 * SID
     return {ROOT: 0x2001, where: q0, where + 8: q1, where + 24: q3}
 
 
 def guest(registers, *, kind=Kind.UNTRANSLATED, **fields):
-    """The confinement obligation of a guest that writes its own tables."""
+    """The confinement obligation of a guest that writes its own tables; ATS only where asked."""
     import z3
 
     from dmaproof.model.algebra import Term, Truth
@@ -88,5 +88,8 @@ def guest(registers, *, kind=Kind.UNTRANSLATED, **fields):
         SID, Term(z3.BitVec("guest.address", 64)), write, 5, True, kind,
         privileged=Truth(z3.Bool("guest.privileged")),
     )
-    host = nested_host() if registers is NESTED else extended_host()
+    ats = int(kind is Kind.TRANSLATION)
+    host = nested_host(ats=ats) if registers is NESTED else extended_host(ats=ats)
+    if ats:
+        registers = Registers(registers.cap, registers.ecap | DT, registers.rtaddr, haw=48)
     return confinement(registers, request, TOP, host, **fields)
