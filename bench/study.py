@@ -403,7 +403,9 @@ def question_of(case: Case, size: int) -> Finite:
 def _cell(answer: Answer, known: str, found: float) -> str:
     if answer.said != known:
         return answer.said
-    return f"{answer.seconds:.2f} s = {answer.seconds / found:.2g} x"
+    ratio = answer.seconds / found
+    return f"{answer.seconds:.2f} s = {ratio:,.0f} x" if ratio >= 10 else \
+        f"{answer.seconds:.2f} s = {ratio:.2g} x"
 
 
 def exponent(points: Sequence[tuple[int, float]]) -> float:

@@ -33,7 +33,7 @@ COUNTS = (1, 1, 1)
 _AB = ("A", "B")
 _TOGETHER = {"A": "g", "B": "g"}
 
-_SMALL: tuple[World, ...] = (
+SMALL: tuple[World, ...] = (
     # One function, which is plugged in late where that is possible: it meets every premise that
     # lets something be bound.
     World(("A",), {"A": "g"}, absent=frozenset("A")),
@@ -98,7 +98,7 @@ class Vacuity:
 class Witnesses:
     """Instances of one model, and the actions that were seen to fire in each."""
 
-    def __init__(self, model: Model, worlds: tuple[World, ...] = (*_SMALL, *SAMPLES)) -> None:
+    def __init__(self, model: Model, worlds: tuple[World, ...] = (*SMALL, *SAMPLES)) -> None:
         """Lay out the instances; they are explored when a premise asks for them.
 
         Args:

@@ -8,17 +8,26 @@ the design still holds of the mutant. Whatever is neither is a gap of the study.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
 
 from dmaproof.counterexamples.study.table import ScenarioRow, table
+from dmaproof.engine.cache import Cache, default_folder
 from dmaproof.engine.candidates import Clause
 from dmaproof.engine.explicit import Explorer
 from dmaproof.engine.induction import Clock, GaveUp
 from dmaproof.engine.known import Known
+from dmaproof.engine.library import clause_of, text_of
 from dmaproof.engine.reproof import Reproof
 from dmaproof.engine.scenarios import Proved, goal_of
+from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.sets import ReplayError, Step, holds, replay
 from dmaproof.model.logic.system import Action
 from dmaproof.model.logic.terms import Formula, and_, forall, implies, not_, or_
@@ -33,10 +42,12 @@ from dmaproof.model.scenario import (
     refused,
 )
 
-QUICK, THOROUGH, SECONDS = 3_000, 100_000, 60.0
+SCHEMA: Final = "dmaproof/guards/1"
+
+QUICK, THOROUGH, SECONDS = 3_000, 60_000, 20.0
 """States that are visited of a mutant in one world, before and after proofs are tried; the time."""
 
-PROOF_SECONDS = 60.0
+PROOF_SECONDS = 30.0
 """Budget of one proof."""
 
 
@@ -68,8 +79,10 @@ class Needless:
     """Why a design does not need the guard.
 
     Attributes:
-        how: ``implied`` by the action's other guards wherever a run leads, or ``proved``: every
-            claim that holds of the design holds of the mutant.
+        how: ``implied``: wherever a run leads and the action's other guards hold, this one holds
+            or the step would change nothing; ``proved``: every claim of a row that holds of the
+            design holds of the mutant; ``nothing``: no row says that something holds of it, and
+            more runs refute no run.
         clauses: the invariant that proves it.
     """
 
@@ -219,6 +232,8 @@ class Prover:
 
     def needless(self, action: str, guard: str) -> Needless | None:
         """Why the design does not need a guard; None if no reason was found."""
+        if not holding(self.design):
+            return Needless(self.design.name, "nothing", ())
         goal = needed(self.design.scenario.system.action(action), guard)
         for clauses in ((), self.clauses):
             if _holds(self._reproof, clauses, goal):
@@ -245,6 +260,23 @@ class Prover:
                 return None
             found += proof.invariant
         return tuple(dict.fromkeys(found))
+
+
+def why_needed(found: Needless, place: Place) -> str:
+    """Why a proof that a design does not need a guard does not stand; "" if it does."""
+    design = builtin(found.design)
+    if found.how == "nothing":
+        return f"rows say that something holds of {found.design}" if holding(design) else ""
+    if found.how == "implied":
+        system, goals = design.scenario.system, [
+            needed(design.scenario.system.action(place.action), place.guard)
+        ]
+    else:
+        changed = mutant(design.scenario, place.action, place.guard)
+        system, goals = changed.system, [goal_of(changed.claims[c.id]) for c in holding(design)]
+    if _holds(Reproof(system), found.clauses, and_(*goals)):
+        return ""
+    return f"z3 does not verify the invariant of {found.design}"
 
 
 def _holds(reproof: Reproof, clauses: Sequence[Clause], goal: Formula) -> bool:
@@ -288,3 +320,120 @@ def examine(
             return Finding(place, shown)
         left.append(design.name)
     return Finding(place, None, tuple(proofs), tuple(left))
+
+
+# -- on disk --------------------------------------------------------------------------------
+
+
+def data_of(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Findings of one family as JSON data; clauses are written once a design."""
+    clauses: dict[str, dict[str, int]] = {}
+
+    def numbers(why: Needless) -> list[int]:
+        known = clauses.setdefault(why.design, {})
+        return [known.setdefault(text_of(c), len(known)) for c in why.clauses]
+
+    guards = []
+    for found in findings:
+        entry: dict[str, Any] = {"action": found.place.action, "guard": found.place.guard}
+        if found.flip is not None:
+            shown = found.flip
+            entry["flips"] = {"design": shown.design, "claim": shown.claim, "world": shown.world,
+                              "steps": [[s.action, *s.args] for s in shown.steps]}
+        else:
+            entry["needless"] = [[n.design, n.how, numbers(n)] for n in found.needless]
+            entry["open"] = list(found.open)
+        guards.append(entry)
+    return {"schema": SCHEMA, "family": findings[0].place.family, "guards": guards,
+            "clauses": {d: list(texts) for d, texts in clauses.items() if texts}}
+
+
+def findings_of(data: Any) -> list[Finding]:  # noqa: ANN401
+    """Return the findings that JSON data describe.
+
+    Raises:
+        ValueError, TypeError, KeyError, IndexError: they describe none.
+    """
+    clauses: dict[str, list[Clause]] = {}
+    for name, texts in data["clauses"].items():
+        reader = smtlib.Reader(builtin(name).scenario.system)
+        clauses[name] = [clause_of(reader.formula(text)) for text in texts]
+    found = []
+    for entry in data["guards"]:
+        place = Place(data["family"], entry["action"], entry["guard"])
+        if "flips" in entry:
+            shown = entry["flips"]
+            steps = tuple(Step(str(name), tuple(map(int, args))) for name, *args in shown["steps"])
+            flip_ = Flip(shown["design"], shown["claim"], int(shown["world"]), steps)
+            found.append(Finding(place, flip_))
+            continue
+        proofs = tuple(
+            Needless(design, how, tuple(clauses[design][i] for i in numbers))
+            for design, how, numbers in entry["needless"]
+        )
+        found.append(Finding(place, None, proofs, tuple(entry["open"])))
+    return found
+
+
+def families() -> list[str]:
+    """The families of which findings are kept."""
+    folder = resources.files("dmaproof.counterexamples.study.guards_found")
+    names = (e.name for e in folder.iterdir() if e.name.endswith(".json"))
+    return sorted(n.removesuffix(".json") for n in names)
+
+
+@cache
+def kept(family: str) -> list[Finding]:
+    """The findings of a family as they are kept.
+
+    Raises:
+        FileNotFoundError: none are.
+    """
+    folder = resources.files("dmaproof.counterexamples.study.guards_found")
+    return findings_of(json.loads(folder.joinpath(f"{family}.json").read_text("utf-8")))
+
+
+def problem(found: Finding) -> str:
+    """Why a finding does not stand, or leaves something open; "" if all is well."""
+    if found.flip is not None:
+        return flips(found.flip, found.place)
+    if found.open:
+        return f"{', '.join(found.open)}: no claim needs it, and no proof says that none does"
+    return next((p for n in found.needless if (p := why_needed(n, found.place))), "")
+
+
+def main(folder: Path, chosen: Sequence[str]) -> None:
+    """Examine every guard of some families (none named: of all); findings that stand are kept."""
+    known = Known(Cache(default_folder()))
+    provers: dict[str, Prover] = {}
+
+    def prover(design: StudyDesign) -> Prover:
+        return provers.setdefault(design.name, Prover(design, known))
+
+    every = places()
+    for family in chosen or dict.fromkeys(p.family for p in every):
+        before: dict[Place, Finding] = {}
+        with suppress(OSError, ValueError, TypeError, KeyError, IndexError):
+            before = {f.place: f for f in kept(family)}
+        findings: list[Finding] = []
+        for place, having in every.items():
+            if place.family != family:
+                continue
+            old = before.pop(place, None)
+            if old is None or not _complete(old, having) or problem(old):
+                old = examine(place, having, prover)
+            findings.append(old)
+            # What follows is kept as it was until its turn comes.
+            text = json.dumps(data_of([*findings, *before.values()]), indent=1) + "\n"
+            (folder / f"{family}.json").write_text(text, "utf-8")
+        left = [f.place for f in findings if f.open]
+        print(f"{family}: {len(findings)} guards, {len(left)} open", *left, sep="\n  ", flush=True)
+
+
+def _complete(found: Finding, having: Sequence[StudyDesign]) -> bool:
+    """Whether a finding speaks of every design that has the guard."""
+    return found.flip is not None or [n.design for n in found.needless] == [d.name for d in having]
+
+
+if __name__ == "__main__":
+    main(Path(__file__).resolve().parent / "guards_found", sys.argv[1:])

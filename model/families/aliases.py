@@ -149,7 +149,8 @@ def build(options: AliasOptions) -> Scenario:
         actions=(*_attach(options), *_exchange(options)),
         axioms={"own-id-is-one": forall((_X, _R), implies(OWN(_X, _R), ALIAS(_X, _R)))})
     # A, with an id by quirk; B and D behind a bridge, whose id both have; E has D's id as alias.
-    quirk = Instance({FUNCTION: ("A",), RID: ("A", "A.quirk"), SPACE: ("s1", "s2")}, {},
+    # Three spaces, so that a call can speak of one that is neither the old nor the new.
+    quirk = Instance({FUNCTION: ("A",), RID: ("A", "A.quirk"), SPACE: ("s1", "s2", "s3")}, {},
                      {OWN: frozenset({(0, 0)}), ALIAS: frozenset({(0, 0), (0, 1)})})
     bridge = Instance(
         {FUNCTION: ("B", "D"), RID: ("B", "D", "bridge"), SPACE: ("s1", "s2")}, {},
