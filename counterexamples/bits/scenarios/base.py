@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dmaproof.counterexamples.bits.landing import Issued, Seen
+from dmaproof.counterexamples.bits.landing import Issued, NotReproduced, Seen
 from dmaproof.counterexamples.bits.scenarios.board import Board, tagged
 from dmaproof.model.logic.sets import Instance, State
 from dmaproof.model.logic.system import Action
@@ -152,20 +152,20 @@ class BitsOfFamily(ABC):
         """Return what executes an action, or why it is a stutter.
 
         Raises:
-            KeyError: the action has no meaning on the bits.
+            NotReproduced: the action has no meaning on the bits.
         """
         for name in (act.name, re.sub(r"-\d+$", "", act.name)):
             if name in self._handlers:
                 return self._handlers[name]
             if name in self.stutters:
                 return self.stutters[name]
-        raise KeyError(act.name)
+        raise NotReproduced(f"action {act.name} has no meaning on the bits")
 
     def step(self, act: Action, moment: Moment) -> str:
         """Execute an action; return why nothing is written, "" if something may be.
 
         Raises:
-            KeyError: the action has no meaning on the bits.
+            NotReproduced: the action has no meaning on the bits.
         """
         found = self.handler(act)
         return found if isinstance(found, str) else found(moment) or ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from dmaproof.counterexamples.bits.landing import Seen
+from dmaproof.counterexamples.bits.landing import NotReproduced, Seen
 from dmaproof.counterexamples.bits.places import IOVA, OFFSET, VIRTUAL
 from dmaproof.counterexamples.bits.scenarios.base import (
     BitsOfFamily,
@@ -255,10 +255,21 @@ class Bits(BitsOfFamily):
         frame = self.frame[m, x]
         issued = self.board.lands(self.wires[a], self._pasid(a), frame, self._address(a, x))
         says = f"the frame of {self.name(w.PAGE, x)}"
-        word = self.board.memory[frame + OFFSET]
-        if word:
-            says += f", which holds {word:#x} of its next owner"
+        if claim != "can-cache":
+            says += f", which holds {next_owner(self.board, frame)}"
         note(seen, issued, says)
+
+
+def next_owner(board: Board, frame: int) -> str:
+    """Return in words what the next owner of a page has written into it.
+
+    Raises:
+        NotReproduced: the page was not given away.
+    """
+    word = board.memory[frame + OFFSET]
+    if word != NEXT_OWNER | frame:
+        raise NotReproduced(f"the page at {frame:#x} was not given away")
+    return f"{word:#x} of its next owner"
 
 
 BITS = Bits

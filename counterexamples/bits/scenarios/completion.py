@@ -22,7 +22,7 @@ from dmaproof.counterexamples.bits.scenarios.base import (
     note,
 )
 from dmaproof.counterexamples.bits.scenarios.board import PSI, Board
-from dmaproof.counterexamples.bits.scenarios.cache_tags import NEXT_OWNER
+from dmaproof.counterexamples.bits.scenarios.cache_tags import NEXT_OWNER, next_owner
 from dmaproof.model.algebra import PAGE
 from dmaproof.model.families import completion as family
 from dmaproof.model.families import vocabulary as w
@@ -139,8 +139,7 @@ class Bits(BitsOfFamily):
             x = o["x1"]
             issued = self.board.lands(self.wires[self._unit(x)], None, self.frame[x],
                                       self._iova(x))
-            word = self.board.memory[self.frame[x] + OFFSET]
-            note(seen, issued, f"a frame that holds {word:#x} of its next owner")
+            note(seen, issued, f"a frame that holds {next_owner(self.board, self.frame[x])}")
             return
         for name in ("x", "x1"):
             if name not in o:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from dmaproof.counterexamples.bits.host import AW
-from dmaproof.counterexamples.bits.landing import Issued, Seen
+from dmaproof.counterexamples.bits.landing import Issued, NotReproduced, Seen
 from dmaproof.counterexamples.bits.places import VIRTUAL
 from dmaproof.counterexamples.bits.scenarios.base import (
     BitsOfFamily,
@@ -152,8 +152,14 @@ class Bits(BitsOfFamily):
         self._fetched[m["e"], m["v"]] = low
 
     def _finish(self, m: Moment) -> str:
-        """Let the engine walk with the low chunk fetched before and the high one of now."""
-        low, wire = self._fetched[m["e"], m["v"]], self.wires[m["e"]]
+        """Let the engine walk with the low chunk fetched before and the high one of now.
+
+        Raises:
+            NotReproduced: no low chunk was fetched.
+        """
+        low, wire = self._fetched.get((m["e"], m["v"])), self.wires[m["e"]]
+        if low is None:
+            raise NotReproduced("no walk has fetched the low chunk")
         unit = self.board.unit(wire)
         seen = Image(self.board.memory.words, self.board.memory.ram)
         for n, word in enumerate(low):

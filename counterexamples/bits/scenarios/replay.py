@@ -75,10 +75,7 @@ class Simulation:
         act = self.scenario.system.action(action)
         after = apply(act, args, self.instance, self.state)
         named = {p.name: a for p, a in zip(act.params, args, strict=True)}
-        try:
-            stutter = self.bits.step(act, Moment(action, named, self.state, after))
-        except KeyError:
-            raise NotReproduced(f"action {action} has no meaning on the bits") from None
+        stutter = self.bits.step(act, Moment(action, named, self.state, after))
         self.state = after
         return Done(action, says, stutter, self.bits.board.memory.taken())
 

@@ -5,7 +5,7 @@ It stays pending in the queue: nobody answers it, and the wait behind it never c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from dmaproof.counterexamples.bits.landing import NotReproduced, Seen
@@ -13,6 +13,7 @@ from dmaproof.counterexamples.bits.places import VIRTUAL
 from dmaproof.counterexamples.bits.scenarios.base import (
     BitsOfFamily,
     Handler,
+    Lookup,
     Moment,
     Objects,
     Row,
@@ -45,7 +46,8 @@ class Bits(BitsOfFamily):
         for wire in self.wires.values():
             board.plug(wire)
         self.domain = board.page_table("the domain")
-        board.map(self.domain, VIRTUAL, board.page())
+        self.page = board.page()
+        board.map(self.domain, VIRTUAL, self.page)
         self.gone: set[int] = set()
         self.absent: set[int] = set()
         return board
@@ -93,6 +95,15 @@ class Bits(BitsOfFamily):
                    if self._command(r) in self.board.unit(wire).queue.pending}
         return {family.REQUESTED: pending, family.ABSENT: {(r,) for r in self.absent},
                 family.GONE: {(r,) for r in self.gone}}
+
+    def lookups(self, state: State) -> Iterator[Lookup]:
+        """A request of every device: until the teardown has flushed, the entry translates it."""
+        first = self.scenario.stages[0][0]
+        for r, wire in self.wires.items():
+            there = (r,) in state[family.USED] | state[first]
+            yield Lookup(wire, self.board.request(wire, None),
+                         frozenset({self.page} if there else ()), frozenset(),
+                         self.name(v.RID, r))
 
     # -- what the end shows -----------------------------------------------------------------
 

@@ -192,7 +192,8 @@ class Bits(BitsOfFamily):
         k, t = o["s1"], o["t1"]
         if not self._cached(k, t):
             raise NotReproduced("no cached paging structure leads to the page")
-        self._written(t)  # its next owner does, if he has not yet
+        if claim == "no-stale-structure":
+            self._written(t)  # whoever gets it next does, if he has not yet
         issued = self.board.lands(self.wire, self._pasid(k), self.victim, self._address(t),
                                   cached=True)
         note(seen, issued, f"where an entry leads that the next owner of"
