@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from dmaproof.model.algebra import Blocked, Image, IntCarrier, Value
 from dmaproof.model.rules import rule
+from dmaproof.model.vtd import ats
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd import invalidation as inv
 from dmaproof.model.vtd.first_stage import Entry as FirstEntry
@@ -403,7 +404,7 @@ class Hardware:
             yield Way(_legal(outcome), entries, "entries" if cached else "memory")
         for held in self._hits(request):
             legal = _of_iotlb(held, request, self.registers)
-            yield Way(legal, _answered(held, request), "iotlb")
+            yield Way(legal, _answered(held, request, self.registers), "iotlb")
 
     def keep(self, entries: Iterable[tuple[str, Held]]) -> None:
         """Put entries that a way offers into their caches."""
@@ -484,11 +485,13 @@ class Hardware:
             return
         if not (outcome.readable or outcome.writable):
             return
+        if q.kind is Kind.TRANSLATION and ats.is_message(q):
+            return  # U=1: of no use for a translated request
         value = (outcome.hpa & ~0xFFF, outcome.readable, outcome.writable)
         if q.kind is Kind.TRANSLATION:
             yield "device", Held(device_tag(q), value)
         # A reduced answer (NW=1) says nothing about the page's own rights.
-        if q.kind is not Kind.TRANSLATION or not q.no_write:
+        if q.kind is not Kind.TRANSLATION or ats.asks_write(self.registers, q):
             yield iotlb_entry(carrier, q, page, value, 0)
 
 
@@ -512,12 +515,13 @@ def iotlb_entry(
     "A translation request may be answered from the IOTLB, so a stale entry there refills the "
     "device TLB.",
 )
-def _answered(held: Held, q: Request) -> tuple[tuple[str, Held], ...]:
+def _answered(held: Held, q: Request, r: Registers) -> tuple[tuple[str, Held], ...]:
     """Return what a device keeps of an IOTLB entry that answers its translation request."""
     frame, may_read, may_write, _ = held.value
     if q.kind is not Kind.TRANSLATION or held.fault or not (may_read or may_write):
         return ()
-    return (("device", Held(device_tag(q), (frame, may_read, may_write and not q.no_write))),)
+    told = (frame, may_read, may_write and ats.asks_write(r, q))
+    return (("device", Held(device_tag(q), told)),)
 
 
 def _others(script: tuple[int, ...], trace: list[tuple[int, int]]) -> Iterator[tuple[int, ...]]:

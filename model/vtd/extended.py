@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from dmaproof.model.algebra import MASK64, Carrier, Cond, Word
 from dmaproof.model.rules import rule
+from dmaproof.model.vtd import ats, first_stage, interrupt_range, nested, pass_through, second_stage
 from dmaproof.model.vtd import faults as f
-from dmaproof.model.vtd import first_stage, interrupt_range, nested, pass_through, second_stage
 from dmaproof.model.vtd.first_stage import First
 from dmaproof.model.vtd.legacy import Landing
 from dmaproof.model.vtd.registers import Registers
@@ -97,16 +97,21 @@ def translate(c: Carrier, r: Registers, q: Request) -> Landing:
         c.fail(((t == T_HOST_DTLB) | (t == T_GUEST_DTLB)) ^ True, f.LCT_5)
     if q.kind is Kind.TRANSLATED:
         pass_through.check_translated(c, r, q.address, f.LGN_1_2)
-        landing: Landing = (q.address, True, True, 12, False)
-    elif q.kind is Kind.PAGE:
+        interrupt_range.check_output(c, q, q.address, 12, True, f.LGN_4)
+    if q.kind in (Kind.TRANSLATED, Kind.PAGE):
         return q.address, True, True, 12, False
-    else:
-        landing = c.when(
-            q.with_pasid, _with_pasid, r, q, context, otherwise=(q.address, True, True, 12, False)
-        )
-        landing = c.when(
-            q.with_pasid ^ True, _without_pasid, r, q, context, otherwise=landing
-        )
+    if q.kind is Kind.UNTRANSLATED:
+        return _translated(c, r, q, context)
+    special, answer = ats.message(r, q)
+    return c.when(special ^ True, _translated, r, q, context, otherwise=answer)
+
+
+def _translated(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
+    landing: Landing = (q.address, True, True, 12, False)
+    landing = c.when(q.with_pasid, _with_pasid, r, q, context, otherwise=landing)
+    landing = c.when(q.with_pasid ^ True, _without_pasid, r, q, context, otherwise=landing)
+    if q.kind is Kind.TRANSLATION:
+        landing = (*landing[:2], landing[2] & ats.asks_write(r, q), *landing[3:])
     mapped = landing[1] | landing[2]
     interrupt_range.check_output(c, q, landing[0], landing[3], mapped, f.LGN_4)
     return landing
@@ -192,7 +197,7 @@ def _nested(c: Carrier, r: Registers, q: Request, context: Context) -> Landing:
     codes, stage = second_stage.LEGACY, second_of(r, context)
     limit = second_stage.limit_bits(c, r, stage.levels)
     c.fail((first.table >> limit) != 0, f.SPT_4_4)
-    dirty = first_stage.sets_dirty(q)
+    dirty = first_stage.sets_dirty(r, q)
     target, may_read, may_write, executable, bits = nested.walk(
         c, r, codes, first, stage, q.address, dirty
     )
@@ -226,7 +231,7 @@ def _pasid_entry(
     # Accesses to first-level tables are always snooped in rev 2.x (3.8.3).
     return First(
         entry & (MASK64 ^ 0xFFF), 4, q.privileged, wpe, eafe, True,
-        first_stage.sets_dirty(q), nxe,
+        first_stage.sets_dirty(r, q), nxe,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from dmaproof.model.algebra import MASK64, Carrier, Cond, Word
 from dmaproof.model.rules import rule
+from dmaproof.model.vtd import ats
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.registers import Mode, Registers
 from dmaproof.model.vtd.requests import Kind, Request
@@ -211,10 +212,10 @@ def walk(
     return target, writable | (first.privileged & (first.wpe ^ True)), executable, bits
 
 
-def sets_dirty(q: Request) -> Cond:
+def sets_dirty(r: Registers, q: Request) -> Cond:
     """Return whether a granted access of this request sets the dirty flag."""
     if q.kind is Kind.TRANSLATION:
-        return q.no_write ^ True
+        return ats.asks_write(r, q)
     return q.write | q.atomic
 
 

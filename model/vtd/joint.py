@@ -18,6 +18,7 @@ from dmaproof.model.logic.terms import Fn, Formula, Rel, Sort, Var
 from dmaproof.model.vfio import vocabulary as v
 from dmaproof.model.vfio.build import Model
 from dmaproof.model.vfio.scheme import ATTACHED, ENTRY, POINTED, SHARED_ENTRY
+from dmaproof.model.vtd import ats
 from dmaproof.model.vtd import invalidation as inv
 from dmaproof.model.vtd.any_caches import AnyCaches, Lookup, Source
 from dmaproof.model.vtd.obligations import Obligation
@@ -170,6 +171,8 @@ class Joint:
         import z3
 
         right = z3.Or(cond_z3(outcome.readable), cond_z3(outcome.writable))
+        if outcome.kind is Kind.TRANSLATION:  # what is told of messages is no translation (U=1)
+            right = z3.And(right, z3.Not(cond_z3(ats.is_message(self.request))))
         return z3.And(
             word_z3(outcome.fault) == 0, z3.Not(cond_z3(outcome.interrupt)), right
         )

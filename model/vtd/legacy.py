@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from dmaproof.model.algebra import Carrier, Cond, Word
 from dmaproof.model.rules import rule
+from dmaproof.model.vtd import ats, interrupt_range, pass_through, second_stage
 from dmaproof.model.vtd import faults as f
-from dmaproof.model.vtd import interrupt_range, pass_through, second_stage
 from dmaproof.model.vtd.registers import Registers
 from dmaproof.model.vtd.requests import Kind, Request
 from dmaproof.model.vtd.second_stage import Stage
@@ -73,15 +73,24 @@ def translate(c: Carrier, r: Registers, q: Request) -> Landing:
     check_kind(c, q, tt)
     if q.kind is Kind.TRANSLATED:
         pass_through.check_translated(c, r, q.address, f.LGN_1_2)
-        landing: Landing = (q.address, True, True, 12, False)
-    else:
-        landing = _translated(c, r, q, low, high, tt)
+        interrupt_range.check_output(c, q, q.address, 12, True, f.LGN_4)
+        return q.address, True, True, 12, False
+    if q.kind is Kind.UNTRANSLATED:
+        return _translated(c, r, q, low, high, tt)
+    special, answer = ats.message(r, q)
+    return c.when(special ^ True, _translated, r, q, low, high, tt, otherwise=answer)
+
+
+def _translated(
+    c: Carrier, r: Registers, q: Request, low: Word, high: Word, tt: Word
+) -> Landing:
+    landing = _by_type(c, r, q, low, high, tt)
     mapped = landing[1] | landing[2]
     interrupt_range.check_output(c, q, landing[0], landing[3], mapped, f.LGN_4)
     return landing
 
 
-def _translated(
+def _by_type(
     c: Carrier, r: Registers, q: Request, low: Word, high: Word, tt: Word
 ) -> Landing:
     identity: Landing = (q.address, True, True, 12, False)
@@ -105,4 +114,6 @@ def _second(c: Carrier, r: Registers, q: Request, table: Word, levels: Word) -> 
     stage = Stage(table, levels, False, True)
     target, may_read, may_write, bits = second_stage.walk(c, r, codes, stage, q.address, q.write)
     second_stage.check_rights(c, r, codes, q, may_read, may_write)
+    if q.kind is Kind.TRANSLATION:
+        may_write = may_write & ats.asks_write(r, q)
     return target, may_read, may_write, bits, False

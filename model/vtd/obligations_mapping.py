@@ -12,8 +12,8 @@ any memory whose tables form a tree (`obligations_tables.tree_labels`):
 
 Each is one evaluation on an arbitrary memory: the last three say what holds wherever the slot has
 such a value. That they describe the memory after the write rests on `undisturbed` and on this: an
-evaluation that reads no changed quadword is not changed (`obligations_locality`). For formats of one
-stage `obligations_tables.frame_condition` proves that conclusion outright, with both evaluations.
+evaluation that reads no changed quadword is not changed (`obligations_locality`). For formats of
+one stage `obligations_tables.frame_condition` proves that outright, with both evaluations.
 """
 
 from __future__ import annotations

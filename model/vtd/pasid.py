@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from dmaproof.model.algebra import Carrier, Cond, Word
 from dmaproof.model.rules import rule
+from dmaproof.model.vtd import ats, first_stage, interrupt_range, nested, pass_through, second_stage
 from dmaproof.model.vtd import faults as f
-from dmaproof.model.vtd import first_stage, interrupt_range, nested, pass_through, second_stage
 from dmaproof.model.vtd.first_stage import First
 from dmaproof.model.vtd.legacy import Landing
 from dmaproof.model.vtd.registers import Registers
@@ -127,11 +127,8 @@ def translate(c: Carrier, r: Registers, q: Request, low: Word, high: Word) -> La
     check_privilege(c, r, q, privileged, entry)
     if q.kind is not Kind.TRANSLATION:
         return _by_type(c, r, q, privileged, entry)
-    # ATS of the message-signalled interrupt of a device: not a fault (special conditions S.1, S.2).
-    special = (q.with_pasid ^ True) & interrupt_range.inside(q.address)
-    no_write = q.no_write if r.nwfs else False
-    landing: Landing = (q.address, False, no_write ^ True, 12, False)
-    return c.when(special ^ True, _by_type, r, q, privileged, entry, otherwise=landing)
+    special, answer = ats.message(r, q)
+    return c.when(special ^ True, _by_type, r, q, privileged, entry, otherwise=answer)
 
 
 def _by_type(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry) -> Landing:
@@ -174,7 +171,7 @@ def first_of(r: Registers, entry: Entry, privileged: Cond, write: Cond) -> First
 
 
 def _first(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry) -> Landing:
-    first = first_of(r, entry, privileged, first_stage.sets_dirty(q))
+    first = first_of(r, entry, privileged, first_stage.sets_dirty(r, q))
     first_stage.check_canonical(c, r, first.levels, q.address)
     target, may_write, _, bits = first_stage.walk(c, r, first, q.address)
     first_stage.check_rights(c, q, may_write)
@@ -185,14 +182,14 @@ def _second(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry
     codes = second_stage.SCALABLE
     stage = second_of(r, entry)
     second_stage.check_width(c, r, codes, stage.levels, q.address)
-    dirty = first_stage.sets_dirty(q)
+    dirty = first_stage.sets_dirty(r, q)
     target, may_read, may_write, bits = second_stage.walk(c, r, codes, stage, q.address, dirty)
     second_stage.check_rights(c, r, codes, q, may_read, may_write)
     return target, may_read, _granted(r, q, may_write), bits, False
 
 
 def _nested(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry) -> Landing:
-    dirty = first_stage.sets_dirty(q)
+    dirty = first_stage.sets_dirty(r, q)
     first, stage = first_of(r, entry, privileged, dirty), second_of(r, entry)
     first_stage.check_canonical(c, r, first.levels, q.address)
     codes = second_stage.SCALABLE
@@ -205,7 +202,7 @@ def _nested(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry
 
 def _pass(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry) -> Landing:
     pass_through.check_width(c, r, q.address, f.SGN_4_2)
-    return q.address, True, True, 12, False
+    return q.address, True, _granted(r, q, True), 12, False
 
 
 @rule(
@@ -215,6 +212,4 @@ def _pass(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry) 
 )
 def _granted(r: Registers, q: Request, may_write: Cond) -> Cond:
     """Return the write right an answer carries."""
-    if q.kind is Kind.TRANSLATION and r.nwfs:
-        return may_write & (q.no_write ^ True)
-    return may_write
+    return may_write & ats.asks_write(r, q) if q.kind is Kind.TRANSLATION else may_write

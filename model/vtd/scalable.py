@@ -37,7 +37,7 @@ def root_entry(c: Carrier, r: Registers, sid: Word) -> Word:
 @rule(
     "vtd.scalable.context-entry", "VT-d 9.4",
     "Context entry: 32 bytes by devfn & 7Fh; fields of absent capabilities are reserved; DTE=0 "
-    "with PRE=1, RID_PASID beyond PDTS and EPTR=1 with PASIDE=0 are invalid.",
+    "with PRE=1, RID_PASID beyond PDTS are invalid.",
 )
 def context_entry(c: Carrier, r: Registers, sid: Word) -> Context:
     """Return the requester's context entry, checked."""
@@ -53,8 +53,6 @@ def context_entry(c: Carrier, r: Registers, sid: Word) -> Context:
         c.fail((low & 0x14) == 0x10, f.SCT_4_1)
     if r.rps:
         c.fail(_beyond_directory(low, high & 0xFFFFF), f.SCT_4_2)
-    if r.ptrs:
-        c.fail((low & 0x48) == 0x40, f.SCT_4_3)
     return Context(low, high)
 
 
@@ -66,13 +64,17 @@ def _beyond_directory(low: Word, number: Word) -> Word:
 
 @rule(
     "vtd.scalable.request-allowed", "VT-d 9.4, table 30 SCT.5-10, SGN.10",
-    "DTE admits ATS requests, PASIDE requests-with-PASID, PRE page requests, EPTR translated "
-    "requests with PASID; the PASID must fit PDTS and PSS and differ from RID_PASID.",
+    "EPTR=1 with PASIDE=0 is invalid. DTE admits ATS requests, PASIDE requests-with-PASID, PRE "
+    "page requests, EPTR translated requests with PASID; the PASID must fit PDTS and PSS and "
+    "differ from RID_PASID.",
 )
 def check_request(c: Carrier, r: Registers, q: Request, context: Context) -> None:
     """Block a request that the context entry does not admit."""
     low, high = context
     tagged = q.with_pasid
+    if r.ptrs:  # untranslated and translation requests with PASID are told of PASIDE=0 instead
+        told = q.kind in (Kind.TRANSLATED, Kind.PAGE) or tagged ^ True
+        c.fail(((low & 0x48) == 0x40) & told, f.SCT_4_3)
     if q.kind in (Kind.TRANSLATION, Kind.TRANSLATED):
         c.fail((low & 4) == 0, f.SCT_5)
     if q.kind is Kind.TRANSLATED:

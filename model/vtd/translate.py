@@ -143,10 +143,10 @@ def _remap(c: Carrier, r: Registers, q: Request) -> legacy.Landing:
         c.fail(True, refused[r.mode])
         return _BLOCKED
     if r.mode is Mode.LEGACY:
-        if r.ssirwe:
-            c.fail(True, f.RTA_1_4)
         c.fail(q.with_pasid, f.RTA_2)
         c.fail(q.kind is Kind.PAGE, f.RTA_3)
+        if r.ssirwe:  # not told of requests with PASID and page requests
+            c.fail(True, f.RTA_1_4)
         return legacy.translate(c, r, q)
     if r.major >= 8:
         c.fail(q.with_pasid & q.execute, f.RTA_5)

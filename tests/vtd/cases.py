@@ -10,6 +10,7 @@ from .vocabulary import (
     ECS,
     EXTENDED,
     FULL,
+    NWFS,
     OUTSIDE,
     PAGE_AT,
     PASID,
@@ -172,6 +173,15 @@ def _legacy_types():
     add("39-rw", b, 0, ats, ecap=PT | DT, hpa=PAGE_AT, readable=True, writable=True)
     b.image[leaf] = 0
     add("39", b, 0, ats, ecap=PT | DT, code=None, recorded=False, readable=False, writable=False)
+    b, *_ = legacy(tt=1)
+    add("39-NW", b, 0, read(A, kind=Kind.TRANSLATION, no_write=True), ecap=PT | DT | NWFS,
+        hpa=PAGE_AT, readable=True, writable=False)
+    add("39-NW-ignored", b, 0, read(A, kind=Kind.TRANSLATION, no_write=True), ecap=PT | DT,
+        hpa=PAGE_AT, readable=True, writable=True)
+    message = read(0xFEE00010, kind=Kind.TRANSLATION)
+    add("39-message", b, 0, message, ecap=PT | DT, code=None, readable=False, writable=True)
+    b, *_ = legacy()
+    add("39-message-TT", b, 0, message, ecap=PT | DT, code=0xD)
     b, *_ = legacy(hpa=0xFEE00000)
     add("40", b, 0, write(A), code=0xE, recorded=True)
     b, *_ = legacy(iova=0x40000000, hpa=0xC0000000, size_level=3)
@@ -430,6 +440,9 @@ def _rtaddr():
     add("RTA.1.1", b, 3, write(A), code=0x30)
     add("RTA.4", b, 3, write(A), ecap=PT | 1 << 52, code=0x33)
     add("RTA.1.4", b, 0, write(A), ecap=PT | SSIRWS, flags=1 << 7, code=0x30)
+    narrow = {"ecap": PT | SSIRWS | PRS, "flags": 1 << 7}
+    add("RTA.1.4-PASID", b, 0, tagged(5, V), code=0x31, **narrow)
+    add("RTA.1.4-page", b, 0, read(A, kind=Kind.PAGE), code=0x32, **narrow)
     b, context, *_ = process(ctx={"dte": 1, "pre": 1})
     add("SCT.8-ok", b, 1, tagged(5, V, kind=Kind.PAGE), ecap=FULL, code=None)
     add("translated-pasid", b, 1, tagged(5, V, kind=Kind.TRANSLATED), ecap=FULL, code=0x49)
@@ -442,6 +455,8 @@ def _rtaddr():
     add("ats-absent", b, 1, tagged(6, V, **ats), ecap=FULL, code=0x59, recorded=False,
         answer="success with R=W=U=S=0")
     b.pasid(context, 0, 4)
+    add("ats-pass-NW", b, 1, read(A, no_write=True, **ats), ecap=FULL | NWFS, hpa=A,
+        readable=True, writable=False)
     add("ats-msi", b, 1, read(0xFEE00000, **ats), ecap=FULL, code=None, readable=False,
         writable=True)
     add("ats-msi-NW", b, 1, read(0xFEE00000, no_write=True, **ats), ecap=FULL | 1 << 33, code=None,
@@ -466,6 +481,8 @@ def _unreachable_tables():
     b, context, *_ = scalable()
     b.image[context] |= 1 << 6
     add("SCT.4.3", b, 1, write(A), ecap=FULL | 1 << 56, code=0x43, recorded=True)
+    add("SCT.4.3-PASID", b, 1, tagged(5, V), ecap=FULL | 1 << 56, code=0x45, recorded=True)
+    add("SCT.4.3-page", b, 1, tagged(5, V, kind=Kind.PAGE), ecap=FULL | 1 << 56, code=0x43)
     b, context, _, _, top = process()
     b.image[path(b, top, V)[1]] = OUTSIDE | 7
     add("SFS.1", b, 1, tagged(5, V), ecap=FULL, code=0x70, recorded=True)
@@ -479,7 +496,12 @@ def _unreachable_tables():
     b, _, _, leaf, _ = process()
     b.image.read_only = frozenset({leaf >> 12})
     add("SFS.10", b, 1, tagged(5, V), ecap=FULL, code=0x91, recorded=True)
-    b, _, _, leaf, top = scalable(ssade=1, pwsnp=1)
+    b, entry, _, leaf, top = scalable(ssade=1, pwsnp=1)
+    b.image[entry] |= 1 << 2
+    asked = read(A, kind=Kind.TRANSLATION, no_write=True)
+    above = [(where, 0x100) for where in path(b, top, A)[:3]]
+    add("SSADE-NW", b, 1, asked, ecap=FULL | NWFS, hpa=PAGE_AT, updates=[*above, (leaf, 0x100)])
+    add("SSADE-NW-ignored", b, 1, asked, ecap=FULL, hpa=PAGE_AT, updates=[*above, (leaf, 0x300)])
     add("SSADE", b, 1, write(A), ecap=FULL, hpa=PAGE_AT,
         updates=[*((where, 0x100) for where in path(b, top, A)[:3]), (leaf, 0x300)])
 

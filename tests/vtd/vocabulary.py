@@ -18,6 +18,7 @@ CAP_BASE = 2 | 0b110 << 8 | 47 << 16 | 3 << 34 | 1 << 39
 PT, DT, SC, PASID, SMTS, SSTS = 1 << 6, 1 << 2, 1 << 7, 1 << 40, 1 << 43, 1 << 46
 NEST, PRS, ERS, SRS, EAFS, PSS = 1 << 26, 1 << 29, 1 << 30, 1 << 31, 1 << 34, 19 << 35
 SSADS, FSTS, SMPWC, RPS, SSIRWS, ECS = 1 << 45, 1 << 47, 1 << 48, 1 << 49, 1 << 57, 1 << 24
+NWFS = 1 << 33
 FULL = PT | DT | PASID | SMTS | SSTS | NEST | PRS | SRS | EAFS | PSS | SSADS | FSTS | SMPWC | RPS
 
 
