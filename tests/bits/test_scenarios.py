@@ -13,7 +13,7 @@ from cli.support import run
 
 from dmaproof.counterexamples import runs
 from dmaproof.counterexamples.bits.memory import Kept, Queued, Written
-from dmaproof.counterexamples.bits.scenarios import MODULES, NOTHING, REASONS, bits_of
+from dmaproof.counterexamples.bits.scenarios import MODULES, NOTHING, REASONS, bits_of, tlps
 from dmaproof.counterexamples.bits.scenarios import replay as replaying
 from dmaproof.counterexamples.bits.scenarios.base import BitsOfFamily, Moment
 from dmaproof.counterexamples.bits.scenarios.board import Board
@@ -113,8 +113,6 @@ def test_refutations_without_bits_are_few_and_named() -> None:
         ("r19-parent-without-batch", "batch-before-flush"),
         ("r29-blocked-as-paging", "tracking-of-paging-domains"), ("reset-7.0", "tracked-once"),
         ("reset-7.0", "no-orphan-record"), ("vf-pf-owner", "availability"),
-        ("acs-override", "no-misroute"), ("c27-untranslated-too", "no-misroute"),
-        ("p23-no-check", "no-misroute"),
     }
 
 
@@ -334,6 +332,12 @@ def test_a_unit_that_takes_a_descriptor_without_type_is_noticed(
     monkeypatch.setattr(queue, "decode", lenient)
     done = replay_run(run_of("r05-pasid-cache-descriptor", "unbind-final"))
     assert "the unit took the descriptor" in done.reason
+
+
+def test_ports_that_redirect_refuse_the_hop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tlps, "_MACHINE", "SW(rruf,rruf)")
+    done = replay_run(run_of("p23-no-check", "no-misroute"))
+    assert "only the rules have at_peer(A, B)" in done.reason
 
 
 def test_hardware_that_blocks_everything_differs(monkeypatch: pytest.MonkeyPatch) -> None:
