@@ -132,8 +132,9 @@ class Bits(SpaceBits):
         if way is None:
             raise NotReproduced("no request ended at the peer's BAR")
         passed = ", ".join(map(str, way.nodes))
+        goal = self._function(o["y"])
         seen.says.append(f"a request with PASID passes {passed}, and the last of them sends it to"
-                         f" the BAR of {self._function(o['y'])}: on {_MACHINE} nothing redirects it")
+                         f" the BAR of {goal}: on {_MACHINE} nothing redirects it")
 
 
 BITS = Bits
