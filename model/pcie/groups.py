@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dmaproof.model.errors import InputError
@@ -213,27 +214,41 @@ class LinuxGrouping:
         "devices of one bus that alias each other share a group, transitively",
     )
     def _alias_group(self, start: Bdf, seen: set[Bdf]) -> tuple[Bdf, str] | None:
-        """Step 3: return a function that aliases *start*, directly or not, and has a group."""
-        stack = [(start, "")]
-        while stack:
-            bdf, via = stack.pop()
-            if bdf in seen:
-                continue
-            seen.add(bdf)
-            if bdf in self._group:
-                return bdf, via or f"{bdf} is already grouped"
-            for other in self.machine.buses[bdf.segment_bus]:
-                if other != bdf and self._aliases(bdf, other):
-                    via_other = f"{bdf} and {other} use one requester id"
-                    stack.append((other, via_other))
-                    stack.extend((leaky, why) for leaky, why in self._leaky_siblings(other))
+        """Step 3: return a function that aliases *start*, directly or not, and has a group.
+
+        Depth first and in address order, as the kernel's two functions call each other.
+        """
+        trail: list[Iterator[tuple[Bdf, Bdf | None, bool]]] = [iter([(start, None, False)])]
+        while trail:
+            step = next(trail[-1], None)
+            if step is None:
+                trail.pop()
+            elif step[0] not in seen:
+                bdf = step[0]
+                seen.add(bdf)
+                if bdf in self._group:
+                    return bdf, self._shared(*step)
+                trail.append(self._around(bdf))
         return None
+
+    def _around(self, bdf: Bdf) -> Iterator[tuple[Bdf, Bdf | None, bool]]:
+        """Yield what shares a requester id with *bdf*, each followed by its leaky siblings."""
+        for other in self._sharing.get(bdf, ()):
+            yield other, bdf, False
+            for leaky in self._leaky_siblings(other):
+                yield leaky, other, True
+
+    def _shared(self, bdf: Bdf, via: Bdf | None, leaky: bool) -> str:
+        if via is None:
+            return f"{bdf} is already grouped"
+        return self._leaky(via, bdf) if leaky else f"{via} and {bdf} use one requester id"
 
     def _function_group(self, bdf: Bdf, seen: set[Bdf]) -> tuple[Bdf, str] | None:
         """Step 4: return a grouped function of the slot that is as little isolated as *bdf*."""
-        for other, why in self._leaky_siblings(bdf):
+        for other in self._leaky_siblings(bdf):
             found = self._alias_group(other, seen)
             if found is not None:
+                why = self._leaky(bdf, other)
                 return found[0], why if found[0] == other else f"{why}; {found[1]}"
         return None
 
@@ -242,18 +257,27 @@ class LinuxGrouping:
         "drivers/iommu/iommu.c get_pci_function_alias_group",
         "functions of one multifunction device that do not isolate share a group",
     )
-    def _leaky_siblings(self, bdf: Bdf) -> Iterator[tuple[Bdf, str]]:
-        device = self.machine.device(bdf)
-        if not device.multifunction or self._enabled(bdf):
+    def _leaky_siblings(self, bdf: Bdf) -> Iterator[Bdf]:
+        if not self.machine.device(bdf).multifunction or self._enabled(bdf):
             return
         for other in self.machine.slots[bdf.slot]:
             if other != bdf and not self._enabled(other):
-                mine = why_not(self.machine, device, REQ_ACS_FLAGS)
-                yield other, f"{bdf} and {other} are functions of one device and {mine}"
+                yield other
 
-    def _aliases(self, first: Bdf, second: Bdf) -> bool:
-        machine = self.machine
-        return second in machine.device(first).aliases or first in machine.device(second).aliases
+    def _leaky(self, bdf: Bdf, other: Bdf) -> str:
+        why = why_not(self.machine, self.machine.device(bdf), REQ_ACS_FLAGS)
+        return f"{bdf} and {other} are functions of one device and {why}"
+
+    @cached_property
+    def _sharing(self) -> dict[Bdf, list[Bdf]]:
+        """Of each function those that alias it or that it aliases, in address order."""
+        found: dict[Bdf, set[Bdf]] = {}
+        for device in self.machine.devices:
+            for alias in device.aliases:
+                if alias in self.machine:
+                    found.setdefault(device.bdf, set()).add(alias)
+                    found.setdefault(alias, set()).add(device.bdf)
+        return {bdf: sorted(others - {bdf}) for bdf, others in found.items()}
 
     def _enabled(self, bdf: Bdf) -> bool:
         known = self._isolated.get(bdf)

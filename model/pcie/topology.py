@@ -94,10 +94,14 @@ class Machine:
     @cached_property
     def _above(self) -> dict[tuple[int, int], Bdf | None]:
         buses = {device.bdf.segment_bus for device in self.devices}
-        ranged = [device for device in self.devices if device.secondary is not None]
+        ranged: dict[int, list[Device]] = {}
+        for device in self.devices:
+            if device.secondary is not None:
+                ranged.setdefault(device.bdf.domain, []).append(device)
         above: dict[tuple[int, int], Bdf | None] = {}
         for key in buses:
-            above[key] = self._bridge_to.get(key) or _enclosing_bridge(ranged, key)
+            inside = ranged.get(key[0], [])
+            above[key] = self._bridge_to.get(key) or _enclosing_bridge(inside, key)
         return above
 
     @cached_property
@@ -310,11 +314,11 @@ class Machine:
 
 
 def _enclosing_bridge(bridges: list[Device], key: tuple[int, int]) -> Bdf | None:
-    """Innermost bridge whose range holds a bus that no bridge names (SR-IOV virtual buses)."""
+    """Innermost bridge of the segment whose range holds a bus that none names (SR-IOV)."""
     best: Device | None = None
     for bridge in bridges:
         first, last = bridge.secondary or 0, bridge.subordinate or 0
-        inside = bridge.bdf.domain == key[0] and first < key[1] <= last
+        inside = first < key[1] <= last
         if inside and (best is None or first > (best.secondary or 0)):
             best = bridge
     return best.bdf if best else None

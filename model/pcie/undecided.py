@@ -275,8 +275,11 @@ def _merged(
     for members in found:
         graph.add_nodes_from(members)
         nx.add_path(graph, members)
-    for segment in sorted({d.bdf.domain for d in machine.devices}):
-        inside = [d for d in machine.devices if d.bdf.domain == segment]
+    owners = [d.bdf for d in machine.devices if quirks.is_vmd(d)]
+    segments: dict[int, list[Device]] = {}
+    for device in machine.devices:
+        segments.setdefault(device.bdf.domain, []).append(device)
+    for segment, inside in sorted(segments.items()):
         open_ = [d.bdf for d in inside if Fact.PORT_ABOVE in d.unknown]
         lost = [below for bdf in open_ for below in machine.subtree(bdf)]
         if not lost:
@@ -287,7 +290,6 @@ def _merged(
             if _without_buses(d)
             or (d.multifunction and not pci_acs_enabled(worst, worst.device(d.bdf), REQ_ACS_FLAGS))
         ]
-        owners = [d.bdf for d in machine.devices if quirks.is_vmd(d)]
         far = owners if segment >= quirks.FIRST_VMD_SEGMENT else []
         nx.add_path(graph, [*lost, *near, *far])
     return sorted(tuple(sorted(part)) for part in nx.connected_components(graph))
