@@ -34,11 +34,12 @@ class Tables(StrEnum):
 
 # ND 2 (8-bit domain ids), 4 and 5 levels, MGAW 48, large pages, MAMV 18.
 CAP = 2 | 0b110 << 8 | 47 << 16 | 3 << 34 | 18 << 48
-_DT, _PT, _ECS, _NEST, _SRS, _PSS = 1 << 2, 1 << 6, 1 << 24, 1 << 26, 1 << 31, 19 << 35
+_DT, _PT, _ECS, _NEST, _PRS = 1 << 2, 1 << 6, 1 << 24, 1 << 26, 1 << 29
+_SRS, _PSS = 1 << 31, 19 << 35
 _PASID, _SMTS, _SSTS, _FSTS, _SMPWC = 1 << 40, 1 << 43, 1 << 46, 1 << 47, 1 << 48
 _ECAP = {
     Tables.LEGACY: _DT | _PT,
-    Tables.EXTENDED: _DT | _PT | _ECS | _NEST | _PASID | _SRS,
+    Tables.EXTENDED: _DT | _PT | _ECS | _NEST | _PRS | _PASID | _SRS,
     Tables.SCALABLE: _DT | _PT | _NEST | _SRS | _PSS | _PASID | _SMTS | _SSTS | _FSTS | _SMPWC,
 }
 _TTM = {Tables.LEGACY: 0, Tables.SCALABLE: 1, Tables.EXTENDED: 2}

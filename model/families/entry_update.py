@@ -69,7 +69,7 @@ class EntryOptions(Options):
     setup: Annotated[tuple[Write, ...], Field(min_length=1, max_length=8)]
     replace: Annotated[tuple[Write, ...], Field(min_length=1, max_length=8)]
     teardown: Annotated[tuple[Write, ...], Field(min_length=1, max_length=8)]
-    entry: Literal["PASID", "context"] = "PASID"
+    entry: Literal["PASID", "context", "scalable context"] = "PASID"
 
     @model_validator(mode="after")
     def _once(self) -> EntryOptions:
