@@ -15,6 +15,7 @@ from dmaproof.counterexamples.bits.memory import SPACES, Frames, Journal
 from dmaproof.counterexamples.bits.places import OFFSET, VIRTUAL
 from dmaproof.counterexamples.bits.unit import Tables, Unit, registers
 from dmaproof.model.algebra import PAGE
+from dmaproof.model.errors import InputError
 from dmaproof.model.pcie.device import Bdf
 from dmaproof.model.vtd import entries, programs
 from dmaproof.model.vtd.invalidation import Command, Op
@@ -96,10 +97,14 @@ class Board:
         """Take a page that is no table: somebody's data.
 
         Raises:
-            ValueError: there is no room.
+            InputError: there is no room.
         """
         if self._pages == _ROOM:
-            raise ValueError("the replay on the bits has no room for so many pages")
+            raise InputError(
+                f"the replay on the bits has room for {_ROOM} pages of data", "steps",
+                "a run of thousands of steps, edited by hand",
+                "write the run anew: it is minimal then",
+            )
         found = SPACES + PAGE * self._pages
         self._pages += 1
         self.frames.name(found, "a page of data", 0)

@@ -14,12 +14,15 @@ from dmaproof.counterexamples.bits.unit import NotExecuted
 from dmaproof.counterexamples.explain import falsified, satisfied
 from dmaproof.counterexamples.runs import RunTrace, design_of, replayed
 from dmaproof.counterexamples.trace import instance_of, steps_of
+from dmaproof.model.errors import InputError
 from dmaproof.model.logic.sets import Instance, State, apply, failing_guard, initial_state
 from dmaproof.model.logic.system import Action
 from dmaproof.model.logic.terms import Formula, Not, Quantified, Rel, Sort
 from dmaproof.model.scenario import Claim, ClaimKind, StudyDesign, family_of
 
 REPLAYED = "replayed"
+ROOM = 12
+"""Elements of a sort that the layout of every family has room for."""
 
 
 @dataclass
@@ -143,6 +146,7 @@ def replay_run(trace: RunTrace) -> RunReplay:
     if design.family in REASONS:
         return RunReplay("nothing", REASONS[design.family])
     instance = instance_of(trace.world, design.scenario)
+    _check_size(instance)
     found = RunReplay("undecided", "")
     try:
         simulation = Simulation(design, instance)
@@ -152,6 +156,21 @@ def replay_run(trace: RunTrace) -> RunReplay:
     except (NotReproduced, NotExecuted) as error:
         found.reason = f"{FAILED}: {error}"
     return found
+
+
+def _check_size(instance: Instance) -> None:
+    """Refuse a world that does not fit the layout: device numbers, 8-bit domain ids, one table.
+
+    Raises:
+        InputError: a sort has too many elements.
+    """
+    for sort, names in instance.elements.items():
+        if len(names) > ROOM:
+            raise InputError(
+                f"{len(names)} elements of sort {sort}; the replay on the bits has room for"
+                f" {ROOM}", "world", "edited by hand: runs are made in small worlds",
+                "write the run anew",
+            )
 
 
 def _run(trace: RunTrace, simulation: Simulation, found: RunReplay) -> None:

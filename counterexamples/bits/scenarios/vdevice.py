@@ -46,12 +46,12 @@ class Bits(BitsOfFamily):
     def boot(self) -> Board:
         """Every id has the entry of its device."""
         board = Board(cap=PSI)
-        self.wires = {r: board.wire(r) for r in self.elements(RID)}
+        self.owner = {r: f for f, r in self.instance.facts[family.OWNS]}
+        self.wires = {r: board.wire(r) for r in self.elements(RID) if r in self.owner}
         self.guests = {f: board.page_table(f"the guest of {self.name(FUNCTION, f)}")
                        for f in self.elements(FUNCTION)}
         self.pages: dict[int, list[int]] = {f: [] for f in self.guests}
         self.foreign: dict[int, str] = {}
-        self.owner = {r: f for f, r in self.instance.facts[family.OWNS]}
         for r, wire in self.wires.items():
             board.plug(wire)
             board.enter(wire, None, self.guests[self.owner[r]], _DID + self.owner[r])
