@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -237,14 +238,13 @@ class Answer:
     seconds: float
 
 
-def _external(command: Sequence[str], folder: Path, seconds: float) -> tuple[str, float]:
-    """Run a program; returns its output ("" beyond the time) and its processor time."""
+def _external(command: Sequence[str], folder: Path, seconds: float) -> tuple[str | None, float]:
+    """Run a program; returns its output (None beyond the time) and its processor time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    try:
+    said: str | None = None
+    with suppress(subprocess.TimeoutExpired):
         said = subprocess.run(command, cwd=folder, timeout=max(0.1, seconds), capture_output=True,
                               text=True, check=False).stdout
-    except subprocess.TimeoutExpired:
-        said = ""
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return said, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
@@ -284,7 +284,7 @@ def by_abc(question: Finite, seconds: float) -> Answer:
         (Path(folder) / "q.aig").write_bytes(aiger.data(question))
         said, used = _external([ABC, "-c", "read_aiger q.aig; pdr"], Path(folder), seconds)
     for words, result in (("Property proved", SAFE), ("was asserted", UNSAFE)):
-        if words in said:
+        if said is not None and words in said:
             return Answer(result, used)
     return Answer(f"> {seconds:g} s", used)
 
@@ -300,17 +300,19 @@ def by_spin(question: Finite, seconds: float) -> Answer:
         _, first = _external([SPIN, "-a", "q.pml"], folder, end - time.monotonic())
         compiler = ["gcc", "-w", "-O1", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=2048",
                     "-DVECTORSZ=8192", "-o", "pan", "pan.c"]
-        _, second = _external(compiler, folder, end - time.monotonic())
-        if not (folder / "pan").exists():
+        compiled, second = _external(compiler, folder, end - time.monotonic())
+        if compiled is None or not (folder / "pan").exists():  # gcc may leave a part of it
             return Answer(f"not compiled in {seconds:g} s", first + second)
         said, third = _external(["./pan", "-m1000000"], folder, end - time.monotonic())
     used = first + second + third
+    if said is None:
+        return Answer(f"> {seconds:g} s", used)
     if "errors: 1" in said:
         return Answer(UNSAFE, used)
     whole = not any(w in said for w in ("out of memory", "not completed", "too small"))
     if "errors: 0" in said and whole:
         return Answer(SAFE, used)
-    return Answer(f"> {seconds:g} s" if not said else "> 2 GiB or too deep", used)
+    return Answer("> 2 GiB or too deep", used)
 
 
 def by_spacer(question: Finite, seconds: float) -> Answer:

@@ -7,7 +7,7 @@ search, simulation) and z3 formulas (bounded model checking): only the carrier o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,11 +18,14 @@ from dmaproof.model.logic.system import System, Update
 from dmaproof.model.logic.terms import (
     FALSE,
     And,
+    Atom,
     Eq,
     Fn,
     Formula,
     Kind,
+    Not,
     Or,
+    Quantified,
     Rel,
     Term,
     Var,
@@ -76,6 +79,48 @@ class _GroundReading:
         choices = self.instance.tuples(v.sort for v in variables)
         parts = (body({**env, **dict(zip(variables, c, strict=True))}) for c in choices)
         return _join("and" if universal else "or", parts, neutral=universal)
+
+
+class _Grounding(Interpreter[int, Ground]):
+    """Skips values of quantified variables of which facts alone say that they do not matter."""
+
+    def formula(self, formula: Formula, env: Env[int]) -> Ground:
+        if not isinstance(formula, Quantified) or len(formula.variables) < 2:
+            return super().formula(formula, env)
+        universal, variables = formula.universal, formula.variables
+        sieves: list[list[Formula]] = [[] for _ in variables]
+        for part in _conditions(formula):
+            places = [i for i, x in enumerate(variables) if x in free_vars(part)]
+            if places:  # asked as soon as all its variables have values
+                sieves[places[-1]].append(part)
+        chosen = self._matter(variables, sieves, env)
+        parts = (self.formula(formula.body, inner) for inner in chosen)
+        return _join("and" if universal else "or", parts, neutral=universal)
+
+    def _matter(
+        self, variables: Sequence[Var], sieves: Sequence[Sequence[Formula]], env: Env[int]
+    ) -> Iterator[Env[int]]:
+        if not variables:
+            yield env
+            return
+        reading = self.reading
+        assert isinstance(reading, _GroundReading)
+        for value in reading.instance.domain(variables[0].sort):
+            inner = {**env, variables[0]: value}
+            if all(self.formula(f, inner) is not False for f in sieves[0]):
+                yield from self._matter(variables[1:], sieves[1:], inner)
+
+
+def _conditions(formula: Quantified) -> list[Formula]:
+    """Atoms over facts without which the body is true (of a universal) or false."""
+    body = formula.body
+    if formula.universal:
+        parts = [p.body for p in (body.parts if isinstance(body, Or) else (body,))
+                 if isinstance(p, Not)]
+    else:
+        parts = [body]
+    flat = [q for p in parts for q in (p.parts if isinstance(p, And) else (p,))]
+    return [q for q in flat if isinstance(q, Atom) and q.rel.kind is Kind.STATIC]
 
 
 def _join(word: str, parts: Iterable[Ground], *, neutral: bool) -> Ground:
@@ -152,7 +197,7 @@ class GroundSystem:
             for args in instance.tuples(rel.sorts)
         ]
         self.bit_of = {atom: i for i, atom in enumerate(self.bits)}
-        self._interpreter = Interpreter[int, Ground](_GroundReading(instance, self.bit_of))
+        self._interpreter = _Grounding(_GroundReading(instance, self.bit_of))
         self.actions = [g for g in self._ground_actions() if g.guard is not False and g.updates]
         self.initial = self.pack(initial_state(system, instance))
 
