@@ -41,8 +41,7 @@ _SCOPES = {
 @click.option("--no-library", is_flag=True,
               help="Find every invariant anew; the package's known ones are not looked at.")
 @click.option("--bits", is_flag=True,
-              help="A run of the driver's model counts only if it also replays on VT-d tables,"
-              " caches and requests.")
+              help="A run counts only if it also replays on VT-d tables, queues and caches.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Worker processes  [default: one a CPU]")
 @click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=60.0, show_default=True,
               help="Time for one question; what takes longer is undecided.")

@@ -20,6 +20,7 @@ from dmaproof.counterexamples.bits.scenarios.board import Board
 from dmaproof.counterexamples.bits.scenarios.replay import RunReplay, Simulation, replay_run
 from dmaproof.counterexamples.bits.unit import Unit
 from dmaproof.counterexamples.study.answers import Answerer, Job
+from dmaproof.counterexamples.study.runner import Verdict
 from dmaproof.engine.cache import Cache
 from dmaproof.engine.scenarios import Run
 from dmaproof.model.families import (
@@ -474,3 +475,10 @@ def test_a_flush_of_leaves_leaves_the_paging_structures(monkeypatch: pytest.Monk
 def test_the_page_on_the_bits_names_every_family() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "bits.md").read_text("utf-8")
     assert all(f"`{family}`" in text for family in FAMILIES)
+
+
+def test_the_field_bits_is_there_only_where_it_was_asked() -> None:
+    for asked in (True, False):
+        found = answer("r06-devtlb-untagged", "unbind-final", bits=asked)
+        data = Verdict("R6", "part", "scenario", "says", "refuted", found).data()
+        assert data.get("bits") == ("replayed" if asked else None)
