@@ -69,16 +69,16 @@ class NamedMemory(SymbolicMemory):
         """Make an arbitrary memory."""
         super().__init__(ram=ram, name=name)
         self.named: dict[str, Any] = {}
-        self._written: tuple[Word, Word] | None = None
+        self._written: tuple[tuple[Word, Word], ...] = ()
 
     def content(self, where: Any) -> Any:  # noqa: ANN401
         """Return the quadword at a z3 address."""
         import z3
 
-        if self._written is None:
-            return self.array[where]
-        address, value = map(word_z3, self._written)
-        return z3.If(where == address, value, self.array[where])
+        found = self.array[where]
+        for address, value in self._written:
+            found = z3.If(where == word_z3(address), word_z3(value), found)
+        return found
 
     def word(self, address: Word) -> Term:
         """Return the name of the quadword at *address*."""
@@ -91,9 +91,10 @@ class NamedMemory(SymbolicMemory):
         return Term(z3.BitVec(name, 64))
 
     def store(self, address: Word, value: Word) -> NamedMemory:
-        """Return the memory after one write; it shares its names with this one."""
+        """Return the memory after a write; it shares its names with this one."""
         after = NamedMemory(self.ram)
-        after.array, after.named, after._written = self.array, self.named, (address, value)
+        after.array, after.named = self.array, self.named
+        after._written = (*self._written, (address, value))
         return after
 
 

@@ -128,11 +128,12 @@ def clear_pasid(
 
 @rule(
     "linux.vtd.bind-guest-table", "patch v4 04/22 (2018) intel_iommu_bind_pasid_table",
-    "PASIDPTR and PTS first, barrier, then T, NESTE and PASIDE in the low quadword, barrier, "
-    "context flush (device).",
+    "The entry stays present: T=1, PRE, NESTE and PASIDE in the low quadword, then PASIDPTR and "
+    "PTS, barrier, context flush (device), IOTLB flush (domain). PASID cache and device TLB are "
+    "left alone.",
 )
 def bind_guest_table(
-    context: int, low: int, sid: int, did: int, pasid_table: int, pts: int, *, pre: bool = False
+    context: Word, low: Word, sid: int, did: int, pasid_table: Word, pts: int
 ) -> list[Step]:
     """Let the guest's PASID table at *pasid_table* translate (extended mode).
 
@@ -143,13 +144,42 @@ def bind_guest_table(
         did: domain id in the entry.
         pasid_table: page-aligned guest-physical address of the guest's table.
         pts: size code: 2^(pts + 5) entries.
-        pre: the device may send page requests.
 
     """
-    new = low | 1 << 11 | 1 << 10 | int(pre) << 9
+    new = low & ~(7 << 2) | (1 << 11 | 1 << 10 | 1 << 9 | 1 << 2)
     return [
-        Write(context + 16, (pasid_table | pts,)), Barrier(), Write(context, (new,)), Barrier(),
-        *_flush(Command(Op.CONTEXT_DEVICE, did=did, sid=sid)),
+        Write(context, (new,)), Write(context + 16, (pasid_table | pts,)), Barrier(),
+        *_flush(
+            Command(Op.CONTEXT_DEVICE, did=did, sid=sid), Command(Op.IOTLB_DOMAIN, did=did)
+        ),
+    ]
+
+
+@rule(
+    "linux.vtd.unbind-guest-table", "patch v4 04/22 (2018) intel_iommu_unbind_pasid_table",
+    "The context entry is cleared, with context flush (device) and IOTLB flush (domain); then a "
+    "plain one is written, P with the last quadword. PASID cache and device TLB are left alone.",
+)
+def unbind_guest_table(
+    context: Word, sid: int, did: int, table: Word, aw: int
+) -> list[Step]:
+    """Take the guest's PASID table away (extended mode); the second level stays in use.
+
+    Args:
+        context: address of the extended context entry.
+        sid: requester id.
+        did: domain id in the entry.
+        table: top table of the second level.
+        aw: its width code.
+
+    """
+    words = entries.extended_context(table, aw, did)
+    return [
+        *(Write(context + 8 * n, (0,)) for n in range(4)), Barrier(),
+        *_flush(
+            Command(Op.CONTEXT_DEVICE, did=did, sid=sid), Command(Op.IOTLB_DOMAIN, did=did)
+        ),
+        Write(context + 8, (words[1],)), Write(context, (words[0],)), Barrier(),
     ]
 
 

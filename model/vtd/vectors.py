@@ -105,6 +105,7 @@ def number(value: object, key: str, bits: int = 64) -> int:
     except ValueError:
         raise InputError(
             f"{key} is not a number: {short(value)}", where=key,
+            cause="a value of another type, or a string that is no whole number",
             remedy='give an integer or a string such as "0x1000"',
         ) from None
     if not 0 <= found < 1 << bits:
@@ -152,7 +153,7 @@ def _request(fields: Mapping[str, Any]) -> Request:
     kind = fields.get("kind", "untranslated")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(
-            f"req.kind is {short(kind)}", where="req.kind",
+            f"req.kind is {short(kind)}", where="req.kind", cause="a kind that is not known here",
             remedy=f"give one of {', '.join(_KINDS)}",
         )
     pasid = fields["pasid"]
@@ -161,7 +162,8 @@ def _request(fields: Mapping[str, Any]) -> Request:
     if size == 0 or (address & 0xFFF) + size > 0x1000:
         raise InputError(
             f"an access of {size} bytes at {address:#x} is empty or leaves its page",
-            where="req.size", remedy="split it: a device sends one packet a page",
+            where="req.size", cause="a size of 0, or an access over two pages",
+            remedy="split it: a device sends one packet a page",
         )
     flags = {key: _part(fields, key, bool, "req.") for key in _FLAGS if key in fields}
     return Request(

@@ -120,9 +120,46 @@ def test_bind_guest_table():
     assert hardware.outcomes(request) == {Legal(None, "X.PASIDE")}
     low = builder.image[context]
     steps = programs.bind_guest_table(context, low, SID, 1, table + G, 0)
+    old_pointer = Legal(None, "X.PT.4")  # no table at guest-physical 0
     for _ in run(hardware, steps):
-        assert hardware.outcomes(request) <= {LANDS, Legal(None, "X.PASIDE")}
+        assert hardware.outcomes(request) <= {LANDS, Legal(None, "X.PASIDE"), old_pointer}
     assert hardware.outcomes(request) == {LANDS}
+
+
+def test_bind_guest_table_is_torn():
+    """NESTE comes before the pointer: for a while the host's pointer is a guest-physical one.
+
+    What the guest has at that address counts as its PASID table then.
+    """
+    builder, context, table, low = host_table()
+    host, second = builder.image[context + 16], builder.image[context] & ~0xFFF
+    forged = builder.frame()
+    builder.put(forged + 8 * 5, builder.image[table + 8 * 5])
+    builder.second_stage(second, 4, host, forged)
+    hardware = unit(builder, mode=2, ecap=EXTENDED)
+    first, pointer, *_ = programs.bind_guest_table(context, low, SID, 1, table + G, 0)
+    builder.put(table + 8 * 5, 0)  # not in the table that is bound
+    perform(hardware, [first])
+    assert hardware.outcomes(tagged(5, V)) == {LANDS}
+    perform(hardware, [pointer])
+    assert hardware.outcomes(tagged(5, V)) == {Legal(None, "X.PT.2")}
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_unbind_guest_table(bound):
+    builder, _, second, table = extended_nested()
+    context = builder.extended(SID, second, 2, t=0)
+    builder.second_stage(second, 4, A, PAGE_AT)
+    plain = [builder.image[context + 8 * n] for n in range(4)]
+    requests = tagged(5, V), write(A)
+    hardware = unit(builder, *requests, mode=2, ecap=EXTENDED)
+    if bound:
+        steps = programs.bind_guest_table(context, plain[0], SID, 1, table + G, 0)
+        perform(hardware, steps)
+        assert [hardware.outcomes(q) for q in requests] == [{LANDS}, {LANDS}]
+    perform(hardware, programs.unbind_guest_table(context, SID, 1, second, 2))
+    assert [builder.image[context + 8 * n] for n in range(4)] == plain
+    assert [hardware.outcomes(q) for q in requests] == [{Legal(None, "X.PASIDE")}, {LANDS}]
 
 
 def host_table():
@@ -136,14 +173,12 @@ def host_table():
 
 
 def test_bind_guest_table_leaves_cached_host_entries():
-    """R1: the bind of 2018 flushes the context cache alone; a host PASID in use stays cached."""
+    """R1: the bind of 2018 flushes no PASID cache; a host PASID in use stays cached."""
     builder, context, table, low = host_table()
     request = tagged(5, V)
     hardware = unit(builder, request, mode=2, ecap=EXTENDED)
     assert hardware.outcomes(request) == {Legal(HOST_PAGE)}
     perform(hardware, programs.bind_guest_table(context, low, SID, 1, table + G, 0))
-    assert Legal(HOST_PAGE) in hardware.outcomes(request)
-    hardware.invalidate(Command(Op.PASID_IOTLB_PASID, did=1, pasid=5))
     stale = Legal(None, "SFS.6")  # the host's pointer, now read as a guest-physical one
     assert hardware.outcomes(request) == {LANDS, stale}
     hardware.invalidate(Command(Op.PASID_CACHE_PASID, did=1, pasid=6))
