@@ -77,6 +77,15 @@ class Numbering:
         return {rid: tuple(members) for rid, members in users.items()}
 
     @cached_property
+    def sharing(self) -> dict[Bdf, Ranges]:
+        """The requesters that use each requester id which several use."""
+        return {
+            rid: ranges.of(self.number[user] for user in users)
+            for rid, users in self.users.items()
+            if len(users) > 1
+        }
+
+    @cached_property
     def _users_of_bus(self) -> dict[tuple[int, int], Ranges]:
         found: dict[tuple[int, int], set[int]] = {}
         for rid, users in self.users.items():
@@ -197,12 +206,9 @@ class Reach:
         return self._poses[place]
 
     def _posing(self, place: int, source: Bdf) -> Ranges:
-        numbering = self._numbering
-        shared = [
-            ranges.of(numbering.number[user] for user in users)
-            for rid in self._fabric.requester_ids(source)
-            if len(users := numbering.users[rid]) > 1
-        ]
+        sharing = self._numbering.sharing
+        ids = self._fabric.requester_ids(source)
+        shared = [sharing[rid] for rid in ids if rid in sharing]
         found = ranges.union([*shared, self._spoofed(source)])
         return ranges.minus(found, ranges.single(place)) if found else found
 
