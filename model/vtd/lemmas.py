@@ -38,6 +38,8 @@ from dmaproof.model.vtd.invalidation import (
 PFN_BITS = 52
 """Width of a page frame number: 64-bit addresses, 4 KiB pages."""
 
+_STEPS = 3000  # resource units of z3 in a millisecond, about
+
 WHOLE = 64
 """The mask by which the driver asks for the whole domain: no naturally aligned block is enough."""
 
@@ -95,7 +97,7 @@ def decide(lemma: Lemma, timeout_ms: int = 60_000) -> LemmaVerdict:
 
     Args:
         lemma: the lemma.
-        timeout_ms: z3's time, in milliseconds.
+        timeout_ms: z3's time, in milliseconds of an idle machine: it is counted in z3's steps.
     """
     import z3
 
@@ -103,7 +105,7 @@ def decide(lemma: Lemma, timeout_ms: int = 60_000) -> LemmaVerdict:
     bits = {name: z3.BitVec(name, 64) for name in lemma.widths}
     words = {name: Term(bit) for name, bit in bits.items()}
     solver = z3.SolverFor("QF_BV")
-    solver.set("timeout", timeout_ms)
+    solver.set(rlimit=timeout_ms * _STEPS, timeout=10 * timeout_ms)
     for name, width in lemma.widths.items():
         if width < 64:
             solver.add(z3.ULT(bits[name], 1 << width))
