@@ -164,3 +164,12 @@ def test_a_machine_file_may_leave_the_device_id_out() -> None:
 def test_encoding_keeps_vf_device_id(device: Device) -> None:
     data = encode(device)
     assert (b"\x06\x18" in data) is (device is PF)
+
+
+def test_a_virtual_function_is_pcie_even_if_its_list_ends_too_soon() -> None:
+    """Intel QuickAssist (quirk_intel_qat_vf_cap): bytes show no PCI Express capability."""
+    short = replace(VFS[0], kind=PortKind.CONVENTIONAL)
+    found = read_lspci(write_lspci([PORT, PF, MATE, short]))
+    assert found.device(VF).kind is PortKind.ENDPOINT
+    alone = read_lspci(write_lspci([PORT, MATE, short]))
+    assert alone.device(VF).kind is PortKind.CONVENTIONAL
