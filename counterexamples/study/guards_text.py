@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dmaproof.counterexamples.study import bind_guards, guards
@@ -30,19 +30,32 @@ something that no row speaks of.
 """
 
 
+_TABLE = ["", "| action | guard | needed by, or why not | run |", "|---|---|---|---|"]
+
+
 def text() -> str:
     """The document."""
+    left = guards.unfinished()
     lines = [_HEAD]
     for family in guards.families():
-        if family == "bind-designs":
-            continue
-        lines += [f"## {family}", "", "| action | guard | needed by, or why not | run |",
-                  "|---|---|---|---|"]
-        lines += [_row(found) for found in guards.kept(family)]
-        lines.append("")
-    lines += ["## Bind designs", "", "| action | guard | needed by, or why not | run |",
-              "|---|---|---|---|", *_binds()]
+        known = [f for f in guards.kept(family) if f.place not in left.get(family, ())]
+        lines += [f"## {family}", *_TABLE, *map(_row, known), ""]
+    lines += ["## Bind designs", *_TABLE, *_binds(), ""]
+    lines += ["## Not found out", "", *_open(left)]
     return "\n".join(lines) + "\n"
+
+
+def _open(left: Mapping[str, Sequence[guards.Place]]) -> Iterator[str]:
+    """What is neither: a gap of the study, or of the time that was given to it."""
+    for family, found in left.items():
+        names = ", ".join(f"`{p.action}` {p.guard}" for p in found)
+        yield f"- {family}, {len(found)}: {names}"
+    binds = bind_guards.unfinished()
+    if binds:
+        names = ", ".join(f"`{action}` {guard}" for action, guard in binds)
+        yield f"- bind designs, {len(binds)}: {names}"
+    if not left and not binds:
+        yield "Nothing."
 
 
 def _row(found: guards.Finding) -> str:
@@ -63,12 +76,14 @@ def _reasons(found: guards.Finding) -> str:
         return f"{next(iter(reasons))}, all {len(every)} designs"
     parts = [f"{how} ({', '.join(f'`{builtin(n).name}`' for n in names)})"
              for how, names in reasons.items()]
-    open_ = [f"OPEN ({', '.join(found.open)})"] if found.open else []
-    return "; ".join([*parts, *open_])
+    return "; ".join(parts)
 
 
 def _binds() -> Iterator[str]:
+    left = bind_guards.unfinished()
     for found in bind_guards.kept():
+        if (found.action, found.guard) in left:
+            continue
         head = f"| `{found.action}` | {found.guard} "
         if found.flip is not None:
             shown = found.flip
@@ -78,8 +93,7 @@ def _binds() -> Iterator[str]:
             yield f"{head}| `{shown.design}` ({claim}) | {run} |"
             continue
         names = ", ".join(f"`{n}`" for n, _ in found.needless)
-        open_ = f"; OPEN ({', '.join(found.open)})" if found.open else ""
-        yield f"{head}| redundant: proved ({names}){open_} | |"
+        yield f"{head}| redundant: proved ({names}) | |"
 
 
 if __name__ == "__main__":
