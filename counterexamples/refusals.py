@@ -34,8 +34,10 @@ WORLDS = (
     World(("A",), {"A": "gA"}),
     World(("A", "B"), {"A": "g", "B": "g"}),
     World(("A", "B"), {"A": "g", "B": "g"}, incapable=frozenset("B")),
+    World(("A", "B"), {"A": "g", "B": "g"}, bad_path=frozenset("B")),
 )
-"""A function alone; two in a group; a group of which one member cannot do PASID."""
+"""A function alone; two in a group; a group of which one member cannot do PASID, or has RR or UF
+off on its way up."""
 
 
 @dataclass(frozen=True)

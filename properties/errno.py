@@ -123,18 +123,40 @@ def _caller_incapable(model: Model) -> Formula:
     return and_(*(inside if model.scheme.containers else ()), not_(v.CAPABLE(v.F)))
 
 
-def _incapable_member_visited(model: Model) -> Formula:
+def _path_without_acs(model: Model) -> Formula:
+    return and_(_in_order(model), not_(v.PATH_OK(v.F)))
+
+
+def _visited(model: Model) -> Formula:
+    """Say that a call's loop comes to a member that it has not served."""
     assert model.binder is not None
     scheme = model.scheme
     left = and_(scheme.member(scheme.key, v.H), not_(scheme.installed(v.rid(v.H))))
-    return and_(model.binder.binding(*scheme.keyed), left, not_(v.CAPABLE(v.H)))
+    return and_(model.binder.binding(*scheme.keyed), left)
+
+
+def _bound_with(model: Model, unfit: Formula) -> Formula:
+    """Say that an object is bound although *unfit* holds of its member X1."""
+    assert model.binder is not None
+    scheme = model.scheme
+    member = and_(scheme.member(scheme.key, v.X1), unfit)
+    return exists((*scheme.keyed, v.X1), and_(model.binder.bound(*scheme.keyed), member))
+
+
+def _incapable_member_visited(model: Model) -> Formula:
+    return and_(_visited(model), not_(v.CAPABLE(v.H)))
 
 
 def _bound_with_incapable_member(model: Model) -> Formula:
-    assert model.binder is not None
-    scheme = model.scheme
-    member = and_(scheme.member(scheme.key, v.X1), not_(v.CAPABLE(v.X1)))
-    return exists((*scheme.keyed, v.X1), and_(model.binder.bound(*scheme.keyed), member))
+    return _bound_with(model, not_(v.CAPABLE(v.X1)))
+
+
+def _member_without_acs_visited(model: Model) -> Formula:
+    return and_(_visited(model), v.CAPABLE(v.H), not_(v.PATH_OK(v.H)))
+
+
+def _bound_with_member_without_acs(model: Model) -> Formula:
+    return _bound_with(model, not_(v.PATH_OK(v.X1)))
 
 
 REFUSALS = {
@@ -167,6 +189,17 @@ REFUSALS = {
             "A bind on a group with a member without the PASID capability returns -EINVAL.",
             "bind.visit", "member-pasid-capable", "EINVAL", _incapable_member_visited,
             never=_bound_with_incapable_member,
+        ),
+        Refusal(
+            "path-without-acs",
+            "A bind for a function with RR or UF off on its way up returns -EINVAL.",
+            "bind.enter", "acs-path-rr-uf", "EINVAL", _path_without_acs,
+        ),
+        Refusal(
+            "member-path-without-acs",
+            "A bind on a group with a member with RR or UF off on its way up returns -EINVAL.",
+            "bind.visit", "member-acs-path-rr-uf", "EINVAL", _member_without_acs_visited,
+            never=_bound_with_member_without_acs,
         ),
     )
 }
