@@ -18,6 +18,7 @@ from dmaproof.model.vtd.extended import NESTE, PASIDE
 from dmaproof.model.vtd.invalidation import Command, Op
 from dmaproof.model.vtd.programs import Barrier, Step, Write
 
+_T = 7 << 2
 _PRE = 1 << 9
 _SRE = 1 << 11
 _SCALABLE_PASIDE = 1 << 3
@@ -104,11 +105,12 @@ class ExtendedGuest(TableFormat):
             )
 
     def unpoint(self, rid: int) -> None:
-        """Clear PASIDE, NESTE and PRE."""
-        for wire in self.host.wires(rid):
-            where = self.host.context[wire]
-            low = self.host.memory[where] & ~(PASIDE | NESTE | _PRE)
-            self.host.perform(wire, [Write(where, (low,)), Barrier()])
+        """Clear PASIDE, NESTE and PRE, and give T the value that it has in host mode."""
+        host = self.host
+        for wire in host.wires(rid):
+            where = host.context[wire]
+            low = host.memory[where] & ~(PASIDE | NESTE | _PRE | _T) | int(host.ats) << 2
+            host.perform(wire, [Write(where, (low,)), Barrier()])
 
     def pointed(self, rid: int) -> bool:
         """Whether PASIDE and NESTE are set."""
