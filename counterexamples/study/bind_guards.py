@@ -8,7 +8,7 @@ It is redundant for a design when every theorem that rows rest on is proved of t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -232,11 +232,12 @@ def _weak(name: str) -> tuple[Key, ...]:
     return tuple(_unproved(build(load(name)), theorems_of(name)))
 
 
-def _unproved(changed: Model, given: Mapping[Key, tuple[Clause, ...]]) -> Iterator[Key]:
+def _unproved(changed: Model, given: Mapping[Key, tuple[Clause, ...]]) -> list[Key]:
+    """Those of some theorems that z3 does not verify of a mutant by the invariants given."""
     claims = [Claim(c, Premise(key[1]), safe_goal(find(key[0]), changed))
               for key, c in given.items()]
     good = verified(changed, claims, Clock.seconds(VERIFY_SECONDS))
-    return iter([key for key, ok in zip(given, good, strict=True) if not ok])
+    return [key for key, ok in zip(given, good, strict=True) if not ok]
 
 
 def unfinished() -> list[tuple[str, str]]:
@@ -257,7 +258,7 @@ def problem(found: Finding) -> str:
         changed = mutant(name, found.action, found.guard)
         if not own and changed.core == build(load(name)).core and not _weak(name):
             continue
-        if left := list(_unproved(changed, {**theorems_of(name), **own})):
+        if left := _unproved(changed, {**theorems_of(name), **own}):
             return f"z3 does not verify {' under '.join(left[0])} of the mutant of {name}"
     return ""
 
