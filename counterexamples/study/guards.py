@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from dmaproof.counterexamples.study.guards_by_hand import by_hand
 from dmaproof.counterexamples.study.table import ScenarioRow, table
 from dmaproof.engine.cache import Cache, default_folder
 from dmaproof.engine.candidates import Clause
@@ -239,7 +240,8 @@ class Prover:
             if _holds(self._reproof, clauses, goal):
                 return Needless(self.design.name, "implied", clauses)
         changed = mutant(self.design.scenario, action, guard)
-        proof = self._proved(changed)
+        hand = by_hand(self.design.name, action, guard, changed)
+        proof = self._proved(changed, tuple(map(clause_of, hand)))
         if proof is not None:
             return Needless(self.design.name, "proved", proof)
         implied = always("implied", f"{action} does not need {guard}", goal)
@@ -248,11 +250,13 @@ class Prover:
             return Needless(self.design.name, "implied", found.invariant)
         return None
 
-    def _proved(self, changed: Scenario) -> tuple[Clause, ...] | None:
+    def _proved(self, changed: Scenario, hand: tuple[Clause, ...]) -> tuple[Clause, ...] | None:
         """Clauses by which every claim of a row that holds of the design holds of a mutant."""
         goals = [goal_of(changed.claims[c.id]) for c in holding(self.design)]
-        if _holds(Reproof(changed.system), self.clauses, and_(*goals)):
-            return self.clauses
+        reproof = Reproof(changed.system)
+        for clauses in (self.clauses, *([hand] if hand else [])):
+            if _holds(reproof, clauses, and_(*goals)):
+                return clauses
         found: list[Clause] = []
         for held in holding(self.design):
             proof, _ = self.known.settle(changed, changed.claims[held.id], PROOF_SECONDS)

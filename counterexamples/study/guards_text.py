@@ -25,6 +25,9 @@ every design that has the guard:
 - *proved*: every claim of a row that holds of the design also holds without the guard;
 - *nothing*: rows say of the design only what can happen, and more runs refute no run.
 
+Where inference finds no invariant, one that was written by hand (`guards_by_hand.py`) is offered to
+it; z3 verifies it like any other.
+
 A guard that is redundant for the rows is not one that the kernel could do without: it may keep
 something that no row speaks of.
 """
