@@ -23,7 +23,7 @@ def by_hand(design: str, action: str, guard: str, scenario: Scenario) -> tuple[F
 
 # -- attaching by PASID ---------------------------------------------------------------------
 
-_F, _E, _G = Var("f", pa.FUNCTION), Var("e", pa.FUNCTION), Var("grp", pa.GROUP)
+_F, _E, _G = Var("f", v.FUNCTION), Var("e", v.FUNCTION), Var("grp", v.GROUP)
 _P, _Q = Var("p", v.PASID), Var("q", v.PASID)
 _H, _W = Var("h", pa.HWPT), Var("w", pa.HWPT)
 _HERE = pa.GROUP_OF(_F)
