@@ -65,6 +65,10 @@ class Carrier:
         """Return the quadword at the 8-aligned *address*; block with *fault* outside memory."""
         raise NotImplementedError
 
+    def words(self, address: Word, count: int, fault: int) -> tuple[Word, ...]:
+        """Return the *count* quadwords from *address* on; block with *fault* outside memory."""
+        return tuple(self.read(address + 8 * n, fault) for n in range(count))
+
     def select(self, condition: Cond, yes: Word, no: Word) -> Word:
         """Return *yes* where *condition* holds, else *no*; both are evaluated."""
         raise NotImplementedError

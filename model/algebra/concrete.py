@@ -11,6 +11,13 @@ from dmaproof.model.algebra.carrier import MASK64, Blocked, Carrier, Value
 class IntCarrier(Carrier):
     """Concrete evaluation on an `Image`; stops at the first failed check."""
 
+    _plain = True
+    """Whether `read` is the one below: a subclass that reads otherwise is asked word by word."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._plain = cls.read is IntCarrier.read
+
     def __init__(self, image: Image) -> None:
         self.fault = 0
         self.suppressed = False
@@ -24,6 +31,14 @@ class IntCarrier(Carrier):
         if address >= self.ram:
             raise Blocked(fault)
         return self._words.get(address, 0)
+
+    def words(self, address: int, count: int, fault: int) -> tuple[int, ...]:
+        """Return the *count* quadwords from *address* on, or block with *fault*."""
+        end = address + 8 * count
+        if end > self.ram or not self._plain:
+            return super().words(address, count, fault)
+        get = self._words.get
+        return tuple([get(where, 0) for where in range(address, end, 8)])
 
     def select(self, condition: bool, yes: int, no: int) -> int:
         """Return *yes* where *condition* holds, else *no*."""

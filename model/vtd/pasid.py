@@ -49,12 +49,8 @@ def directory_entry(c: Carrier, r: Registers, context_low: Word, pasid: Word) ->
 def table_entry(c: Carrier, r: Registers, context_low: Word, pasid: Word) -> Entry:
     """Return the PASID-table entry, checked as far as it does not depend on the request."""
     where = directory_entry(c, r, context_low, pasid) | (pasid & 63) << 6
-    q0 = c.read(where, f.SPT_1)
-    q1 = c.read(where + 8, f.SPT_1)
-    q2 = c.read(where + 16, f.SPT_1)
-    upper = c.read(where + 24, f.SPT_1)
-    for offset in (32, 40, 48, 56):
-        upper = upper | c.read(where + offset, f.SPT_1)
+    q0, q1, q2, *rest = c.words(where, 8, f.SPT_1)
+    upper = rest[0] | rest[1] | rest[2] | rest[3] | rest[4]
     c.suppress((q0 & 2) != 0)
     c.fail((q0 & 1) == 0, f.SPT_2)
     reserved = r.pasid_reserved

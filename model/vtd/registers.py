@@ -140,7 +140,7 @@ class Registers:
         self.second_stage_limit = {n: min(self.mgaw, 12 + 9 * n) for n in (3, 4, 5)}
         # A unit without second stage may report no width; the walk still needs an upper bound.
         self.levels = self.sagaw or (4,)
-        self.second_stage_reserved: dict[int, tuple[int, int]] = {}
+        self.second_stage_reserved: dict[int, tuple[int, int, bool]] = {}
         self.first_stage_reserved: dict[int, tuple[int, int]] = {}
 
     def _pasid_masks(self) -> None:

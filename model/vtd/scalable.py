@@ -42,9 +42,8 @@ def root_entry(c: Carrier, r: Registers, sid: Word) -> Word:
 def context_entry(c: Carrier, r: Registers, sid: Word) -> Context:
     """Return the requester's context entry, checked."""
     where = root_entry(c, r, sid) | (sid & 0x7F) << 5
-    low = c.read(where, f.SCT_1)
-    high = c.read(where + 8, f.SCT_1)
-    rest = c.read(where + 16, f.SCT_1) | c.read(where + 24, f.SCT_1)
+    low, high, *unused = c.words(where, 4, f.SCT_1)
+    rest = unused[0] | unused[1]
     c.suppress((low & 2) != 0)
     c.fail((low & 1) == 0, f.SCT_2)
     reserved = r.scalable_context_reserved

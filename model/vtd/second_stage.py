@@ -121,11 +121,11 @@ def step(
     rights = entry >> 61 if r.ssirwe else entry
     may_read, may_write = (rights & 1) != 0, (rights & 2) != 0
     present = may_read | may_write
-    table_reserved, leaf_reserved = r.second_stage_reserved[level]
+    table_reserved, leaf_reserved, large = r.second_stage_reserved[level]
     if level == 1:
         leaf: Cond = True
         reserved = leaf_reserved
-    elif maps_large(r, level):
+    elif large:
         leaf = (entry & PAGE_SIZE_BIT) != 0
         reserved = c.select(leaf, leaf_reserved, table_reserved)
     else:
@@ -189,7 +189,9 @@ def _walk(
     c: Carrier, r: Registers, codes: Codes, stage: Stage, address: Word, write: Cond
 ) -> tuple[Word, Cond, Cond, Word]:
     if not r.second_stage_reserved:
-        r.second_stage_reserved.update({n: reserved_masks(r, n) for n in range(1, 6)})
+        r.second_stage_reserved.update(
+            {n: (*reserved_masks(r, n), maps_large(r, n)) for n in range(1, 6)}
+        )
     c.fail(stage.table >= c.ram, codes.top)
     levels, table = stage.levels, stage.table
     state: tuple[Word, ...] = (table, True, True, False, 0, 12)

@@ -20,6 +20,10 @@ from dmaproof.model.vtd.requests import Kind, Request
 Memory = Image | SymbolicMemory | FlatPages
 
 _BLOCKED: Final = (0, False, False, 12, False)
+_REFUSED: Final = {
+    Mode.BAD_ABORT: f.RTA_1_1, Mode.BAD_RESERVED: f.RTA_1_2, Mode.BAD_SCALABLE: f.RTA_1_3,
+    Mode.ABORT: f.RTA_4,
+}
 _QUALIFIED: Final = [int(row.qualified) for row in f.CONDITIONS]
 _HAS_RECORD: Final = [int(n not in (0, f.UR_AT)) for n in range(len(f.CONDITIONS))]
 _ATS_RECORD: Final = [
@@ -135,12 +139,8 @@ def _admit(c: Carrier, r: Registers, q: Request) -> legacy.Landing:
     "SSIRWE; from version 8 on execute requests are refused.",
 )
 def _remap(c: Carrier, r: Registers, q: Request) -> legacy.Landing:
-    refused = {
-        Mode.BAD_ABORT: f.RTA_1_1, Mode.BAD_RESERVED: f.RTA_1_2, Mode.BAD_SCALABLE: f.RTA_1_3,
-        Mode.ABORT: f.RTA_4,
-    }
-    if r.mode in refused:
-        c.fail(True, refused[r.mode])
+    if r.mode is not Mode.SCALABLE and r.mode in _REFUSED:
+        c.fail(True, _REFUSED[r.mode])
         return _BLOCKED
     if r.mode is Mode.LEGACY:
         c.fail(q.with_pasid, f.RTA_2)
