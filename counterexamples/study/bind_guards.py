@@ -18,19 +18,20 @@ from typing import Any, Final
 from dmaproof.counterexamples import expected
 from dmaproof.counterexamples.expected import ErrnoCheck, VerdictCheck
 from dmaproof.counterexamples.refusals import settle_on
+from dmaproof.counterexamples.study.guards_by_hand import of_bind
 from dmaproof.engine.candidates import Clause
 from dmaproof.engine.explicit import Explorer
-from dmaproof.engine.induction import Clock
+from dmaproof.engine.induction import Clock, GaveUp, Inductor
 from dmaproof.engine.library import clause_of, hints, text_of
 from dmaproof.engine.premises import premise_formula
 from dmaproof.engine.recheck import Claim, verified
-from dmaproof.engine.theorems import Prover, Theorem, safe_goal
+from dmaproof.engine.theorems import Prover, Theorem, names_of, safe_goal
 from dmaproof.engine.vacuity import SMALL
 from dmaproof.engine.worlds import SAMPLES, World
 from dmaproof.model.design import builtin_names, load
 from dmaproof.model.logic import smtlib
 from dmaproof.model.logic.sets import Instance, ReplayError, Step, holds, replay
-from dmaproof.model.logic.terms import not_
+from dmaproof.model.logic.terms import Formula, not_
 from dmaproof.model.vfio.build import Model, build
 from dmaproof.properties.base import Premise, PropertyKind
 from dmaproof.properties.errno import REFUSALS
@@ -41,13 +42,18 @@ FEW: Final = (1, 1, 1)
 MANY: Final = (2, 1, 2)
 _BOTH = frozenset({("A", "B"), ("B", "A")})
 _MATES = World(("A", "B"), {"A": "g", "B": "g"}, influence=_BOTH, p2p=_BOTH)
+_UNFIT = World(("A", "B", "D"), {"A": "gA", "B": "gB", "D": "gD"}, ported=frozenset({"gB"}),
+               influence=frozenset({("D", "B")}))
 WORLDS: Final = (
     *((w, FEW) for w in (*SMALL, _MATES)),
     *((_MATES, counts) for counts in ((2, 1, 1), (1, 1, 2))),
     *((w, (2, 1, 1)) for w in SMALL[:2]),
     *((w, MANY) for w in (*SMALL, *SAMPLES)),
+    (_UNFIT, FEW),
+    (replace(_UNFIT, ported=frozenset(), incapable=frozenset("B")), FEW),
 )
-"""Worlds with numbers of containers, PASIDs (besides none) and spaces, the cheap ones first."""
+"""Worlds with numbers of containers, PASIDs (besides none) and spaces, the cheap ones first. In the
+last two one group must not be bound, and a function of another group acts through its member."""
 
 CHEAP: Final = len(SMALL) + 5
 QUICK, THOROUGH, SECONDS = 2_000, 3_000, 10.0
@@ -216,14 +222,41 @@ def needless(name: str, action: str, guard: str) -> dict[Key, tuple[Clause, ...]
     found: dict[Key, tuple[Clause, ...]] = {}
     if changed.core == build(load(name)).core:  # a guard that proofs leave out anyway
         return found if not _weak(name) else None
-    prover: Prover | None = None
+    offers = (*of_bind(action, guard, changed), *_clauses_of(name))
+    inductor = Inductor(changed.core, _premises(changed), tuple(dict.fromkeys(offers)))
+    prover = Prover(changed, PROOF_SECONDS, use_library=False)
     for key in _unproved(changed, known):
-        prover = prover or Prover(changed, PROOF_SECONDS, use_library=False)
-        theorem = prover.prove(find(key[0]), Premise(key[1]))
-        if not isinstance(theorem, Theorem):
+        own = _among(inductor, key, changed)
+        if own is None:
+            theorem = prover.prove(find(key[0]), Premise(key[1]))
+            own = theorem.invariant if isinstance(theorem, Theorem) else None
+        if own is None:
             return None
-        found[key] = theorem.invariant
+        found[key] = own
     return None if _unproved(changed, found) else found
+
+
+def _clauses_of(name: str) -> tuple[Clause, ...]:
+    """The clauses of every known theorem of a design: one may need what another rests on."""
+    return tuple(c for known in hints(build(load(name))).theorems.values() for c in known)
+
+
+def _premises(model: Model) -> dict[str, Formula]:
+    return {p.value: premise_formula(p, model) for p in Premise if p is not Premise.NONE}
+
+
+def _among(inductor: Inductor, key: Key, changed: Model) -> tuple[Clause, ...] | None:
+    """An invariant of a mutant that proves a theorem, of the clauses that an inductor has."""
+    goal, names = safe_goal(find(key[0]), changed), names_of(Premise(key[1]))
+    clock = Clock.seconds(PROOF_SECONDS)
+    try:
+        alive = inductor.inductive(range(len(inductor.clauses)), (), names, clock)
+        if inductor.safety(goal, alive, names, clock) is None:
+            return None
+        kept = inductor.minimal(goal, alive, names, clock)
+    except GaveUp:
+        return None
+    return tuple(inductor.clauses[i] for i in kept)
 
 
 @cache

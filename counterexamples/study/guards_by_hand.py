@@ -1,6 +1,6 @@
 """Invariants written by hand, by which designs hold without a guard where inference finds none.
 
-Each is offered to the proof about one mutant of one design; z3 verifies it like any other.
+Each is offered to the proof about mutants that lack one guard; z3 verifies it like any other.
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from dmaproof.engine.candidates import Clause
+from dmaproof.model.design import Object
 from dmaproof.model.families import context_entry as ce
 from dmaproof.model.families import pasid_attach as pa
 from dmaproof.model.logic.terms import Eq, Formula, Rel, Term, Var, and_, exists, implies, not_, or_
 from dmaproof.model.scenario import Scenario
 from dmaproof.model.vfio import vocabulary as v
+from dmaproof.model.vfio.build import Model
 
 
 def by_hand(design: str, action: str, guard: str, scenario: Scenario) -> tuple[Formula, ...]:
     """The clauses for the mutant of a design without a guard, over free variables; mostly none."""
-    found = _CLAUSES.get((design, action, guard))
+    found = BY_HAND.get((design, action, guard))
     return found(scenario) if found is not None else ()
 
 
@@ -128,8 +131,24 @@ def _caches(exchange: tuple[Rel, ...], clear: tuple[Rel, ...], pasid: Term) -> l
     return found
 
 
+# -- bind designs ---------------------------------------------------------------------------
+
+
+def of_bind(action: str, guard: str, model: Model) -> tuple[Clause, ...]:
+    """The clauses for the mutant of a bind design without a guard; mostly none."""
+    content, binder = model.scheme.content, model.binder
+    if (action, guard) != ("unset-container", "work-ended") or content is None or binder is None:
+        return ()
+    if model.scheme.object is not Object.DEVICE:
+        return ()
+    # A function's table has entries only while a call for it is live, and none is at the end.
+    requester, space = Var("r", v.RID), Var("s", v.SPACE)
+    of_live = exists((v.F,), and_(Eq(requester, v.rid(v.F)), binder.live(v.F)))
+    return (Clause((not_(content(requester, _P, space)), of_live)),)
+
+
 _Key = tuple[str, str, str]
-_CLAUSES: Final[Mapping[_Key, Callable[[Scenario], tuple[Formula, ...]]]] = {
+BY_HAND: Final[Mapping[_Key, Callable[[Scenario], tuple[Formula, ...]]]] = {
     ("iommufd-device", "detach_pasid", "group-not-locked"): _detach_without_lock,
     ("iommufd-reserved", "attach_pasid.enter", "first-of-the-group"): _programs_again,
     ("f01-bind-pasid-table-flushed", "clear.enter", "not-locked"): _clear_without_lock(v.P),
