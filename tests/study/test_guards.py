@@ -108,6 +108,26 @@ def test_every_finding_is_found_again(family: str) -> None:
             assert not again.open, place
 
 
+def test_a_bind_design_does_not_need_what_its_clauses_or_one_by_hand_do_without() -> None:
+    place = "unset-container", "work-ended"
+    model = bind_guards.mutant("bind-2018-device", *place)
+    (hand,) = guards_by_hand.of_bind(*place, model)
+    own = bind_guards.needless("bind-2018-device", *place)
+    assert own
+    assert all(hand in clauses for clauses in own.values())
+    found = next(f for f in bind_guards.kept() if (f.action, f.guard) == place)
+    assert dict(found.needless)["bind-2018-device"].keys() == own.keys()
+    weak = {k: tuple(c for c in clauses if c != hand) for k, clauses in own.items()}
+    assert bind_guards.problem(replace(found, needless=(("bind-2018-device", weak),)))
+
+
+@pytest.mark.slow
+def test_a_needed_guard_of_a_bind_design_is_found_again() -> None:
+    place = "set-container", "group-is-singleton"
+    assert bind_guards.needless("sva-2018-vfio", *place) is None
+    assert bind_guards.flip("sva-2018-vfio", *place, bind_guards.THOROUGH)
+
+
 # -- what does not stand --------------------------------------------------------------------
 
 
