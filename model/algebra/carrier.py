@@ -60,6 +60,8 @@ class Carrier:
     suppressed: Cond
     updates: list[tuple[Any, Word, Word]]
     ram: int
+    direct = False
+    """Whether `when` does nothing but call the step where a condition is a literal True."""
 
     def read(self, address: Word, fault: int) -> Word:
         """Return the quadword at the 8-aligned *address*; block with *fault* outside memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from dmaproof.model.algebra.carrier import MASK64, Blocked, Carrier, Value
@@ -11,12 +12,14 @@ from dmaproof.model.algebra.carrier import MASK64, Blocked, Carrier, Value
 class IntCarrier(Carrier):
     """Concrete evaluation on an `Image`; stops at the first failed check."""
 
-    _plain = True
-    """Whether `read` is the one below: a subclass that reads otherwise is asked word by word."""
+    direct = True
 
     def __init_subclass__(cls) -> None:
+        """Take short cuts only past what a subclass has not changed."""
         super().__init_subclass__()
-        cls._plain = cls.read is IntCarrier.read
+        cls.direct = cls.when is IntCarrier.when
+        if cls.read is not IntCarrier.read:
+            cls.words = Carrier.words  # type: ignore[method-assign]
 
     def __init__(self, image: Image) -> None:
         self.fault = 0
@@ -35,10 +38,9 @@ class IntCarrier(Carrier):
     def words(self, address: int, count: int, fault: int) -> tuple[int, ...]:
         """Return the *count* quadwords from *address* on, or block with *fault*."""
         end = address + 8 * count
-        if end > self.ram or not self._plain:
+        if end > self.ram:
             return super().words(address, count, fault)
-        get = self._words.get
-        return tuple([get(where, 0) for where in range(address, end, 8)])
+        return tuple(map(self._words.get, range(address, end, 8), repeat(0)))
 
     def select(self, condition: bool, yes: int, no: int) -> int:
         """Return *yes* where *condition* holds, else *no*."""

@@ -19,7 +19,7 @@ from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.first_stage import First
 from dmaproof.model.vtd.legacy import Landing
 from dmaproof.model.vtd.registers import Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import PAGE_REQUEST, TRANSLATED, TRANSLATION, UNTRANSLATED, Request
 from dmaproof.model.vtd.second_stage import Stage
 
 _CODES: Final = "the fault codes: no published table has those of requests-with-PASID in rev 2.x"
@@ -93,14 +93,14 @@ def translate(c: Carrier, r: Registers, q: Request) -> Landing:
     """Process a request in extended mode."""
     context = c.context(context_entry, r, q.sid) if c.caching else context_entry(c, r, q.sid)
     t = (context.q0 >> 2) & 7
-    if q.kind is not Kind.UNTRANSLATED:
+    if q.kind is not UNTRANSLATED:
         c.fail(((t == T_HOST_DTLB) | (t == T_GUEST_DTLB)) ^ True, f.LCT_5)
-    if q.kind is Kind.TRANSLATED:
+    if q.kind is TRANSLATED:
         pass_through.check_translated(c, r, q.address, f.LGN_1_2)
         interrupt_range.check_output(c, q, q.address, 12, True, f.LGN_4)
-    if q.kind in (Kind.TRANSLATED, Kind.PAGE):
+    if q.kind in (TRANSLATED, PAGE_REQUEST):
         return q.address, True, True, 12, False
-    if q.kind is Kind.UNTRANSLATED:
+    if q.kind is UNTRANSLATED:
         return _translated(c, r, q, context)
     special, answer = ats.message(r, q)
     return c.when(special ^ True, _translated, r, q, context, otherwise=answer)
@@ -110,7 +110,7 @@ def _translated(c: Carrier, r: Registers, q: Request, context: Context) -> Landi
     landing: Landing = (q.address, True, True, 12, False)
     landing = c.when(q.with_pasid, _with_pasid, r, q, context, otherwise=landing)
     landing = c.when(q.with_pasid ^ True, _without_pasid, r, q, context, otherwise=landing)
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         landing = (*landing[:2], landing[2] & ats.asks_write(r, q), *landing[3:])
     mapped = landing[1] | landing[2]
     interrupt_range.check_output(c, q, landing[0], landing[3], mapped, f.LGN_4)

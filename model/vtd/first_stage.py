@@ -10,7 +10,7 @@ from dmaproof.model.rules import rule
 from dmaproof.model.vtd import ats
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.registers import Mode, Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import TRANSLATION, Request
 
 PRESENT: Final = 1 << 0
 WRITABLE: Final = 1 << 1
@@ -214,7 +214,7 @@ def walk(
 
 def sets_dirty(r: Registers, q: Request) -> Cond:
     """Return whether a granted access of this request sets the dirty flag."""
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         return ats.asks_write(r, q)
     return q.write | q.atomic
 
@@ -226,5 +226,5 @@ def sets_dirty(r: Registers, q: Request) -> Cond:
 )
 def check_rights(c: Carrier, q: Request, write_right: Cond) -> None:
     """Block a write without right; reads never lack one here."""
-    if q.kind is not Kind.TRANSLATION:
+    if q.kind is not TRANSLATION:
         c.fail((q.write | q.atomic) & (write_right ^ True), f.SGN_6)

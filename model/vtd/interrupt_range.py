@@ -7,7 +7,7 @@ from typing import Final
 from dmaproof.model.algebra import Carrier, Cond, Word
 from dmaproof.model.rules import rule
 from dmaproof.model.vtd import faults as f
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import TRANSLATION, Request
 
 RANGE: Final = 0xFEE00000
 
@@ -40,7 +40,7 @@ def check_output(
     c: Carrier, q: Request, address: Word, bits: Word, mapped: Cond, fault: int
 ) -> None:
     """Block output in the range; *mapped* is whether a translation request got any right."""
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         size = c.select(bits > 20, bits, 20)
         c.fail(mapped & (((address ^ RANGE) >> size) == 0), fault)
     else:

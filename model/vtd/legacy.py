@@ -9,7 +9,7 @@ from dmaproof.model.rules import rule
 from dmaproof.model.vtd import ats, interrupt_range, pass_through, second_stage
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.registers import Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import TRANSLATED, TRANSLATION, UNTRANSLATED, Request
 from dmaproof.model.vtd.second_stage import Stage
 
 Landing = tuple[Any, ...]  # output address, R, W, page bits, is an interrupt request
@@ -60,7 +60,7 @@ def context_entry(c: Carrier, r: Registers, sid: Word) -> tuple[Word, Word]:
 )
 def check_kind(c: Carrier, q: Request, tt: Word) -> None:
     """Block an ATS request that TT does not allow."""
-    if q.kind is not Kind.UNTRANSLATED:
+    if q.kind is not UNTRANSLATED:
         c.fail(tt != TT_ALL, f.LCT_5)
 
 
@@ -71,11 +71,11 @@ def translate(c: Carrier, r: Registers, q: Request) -> Landing:
     )
     tt = (low >> 2) & 3
     check_kind(c, q, tt)
-    if q.kind is Kind.TRANSLATED:
+    if q.kind is TRANSLATED:
         pass_through.check_translated(c, r, q.address, f.LGN_1_2)
         interrupt_range.check_output(c, q, q.address, 12, True, f.LGN_4)
         return q.address, True, True, 12, False
-    if q.kind is Kind.UNTRANSLATED:
+    if q.kind is UNTRANSLATED:
         return _translated(c, r, q, low, high, tt)
     special, answer = ats.message(r, q)
     return c.when(special ^ True, _translated, r, q, low, high, tt, otherwise=answer)
@@ -114,6 +114,6 @@ def _second(c: Carrier, r: Registers, q: Request, table: Word, levels: Word) -> 
     stage = Stage(table, levels, False, True)
     target, may_read, may_write, bits = second_stage.walk(c, r, codes, stage, q.address, q.write)
     second_stage.check_rights(c, r, codes, q, may_read, may_write)
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         may_write = may_write & ats.asks_write(r, q)
     return target, may_read, may_write, bits, False

@@ -11,7 +11,7 @@ from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.first_stage import First
 from dmaproof.model.vtd.legacy import Landing
 from dmaproof.model.vtd.registers import Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import PAGE_REQUEST, TRANSLATION, Request
 from dmaproof.model.vtd.second_stage import Stage
 
 FIRST: Final = 1
@@ -49,8 +49,9 @@ def directory_entry(c: Carrier, r: Registers, context_low: Word, pasid: Word) ->
 def table_entry(c: Carrier, r: Registers, context_low: Word, pasid: Word) -> Entry:
     """Return the PASID-table entry, checked as far as it does not depend on the request."""
     where = directory_entry(c, r, context_low, pasid) | (pasid & 63) << 6
-    q0, q1, q2, *rest = c.words(where, 8, f.SPT_1)
-    upper = rest[0] | rest[1] | rest[2] | rest[3] | rest[4]
+    words = c.words(where, 8, f.SPT_1)
+    q0, q1, q2 = words[:3]
+    upper = words[3] | words[4] | words[5] | words[6] | words[7]
     c.suppress((q0 & 2) != 0)
     c.fail((q0 & 1) == 0, f.SPT_2)
     reserved = r.pasid_reserved
@@ -72,11 +73,8 @@ def check_programming(c: Carrier, r: Registers, q0: Word, q2: Word) -> None:
     c.fail(uses_second & ((q0 & r.beyond_haw) != 0), f.SPT_3)
     c.fail(uses_first & ((q2 & r.beyond_haw) != 0), f.SPT_3)
     supported: Cond = False
-    for value, has in ((is_first, r.fsts), (is_second, r.ssts), (is_nested, r.nest)):
-        if has:
-            supported = supported | value
-    if r.pt:
-        supported = supported | (pgtt == PASS)
+    for code in r.pgtts:
+        supported = supported | (pgtt == code)
     c.fail(supported ^ True, f.SPT_4_2)
     aw = (q0 >> 2) & 7
     good: Cond = False
@@ -118,10 +116,10 @@ def translate(c: Carrier, r: Registers, q: Request, low: Word, high: Word) -> La
         entry = c.pasid_entry(table_entry, r, low, q.sid, number)
     else:
         entry = table_entry(c, r, low, number)
-    if q.kind is Kind.PAGE:
+    if q.kind is PAGE_REQUEST:
         return q.address, True, True, 12, False  # queued, not translated
     check_privilege(c, r, q, privileged, entry)
-    if q.kind is not Kind.TRANSLATION:
+    if q.kind is not TRANSLATION:
         return _by_type(c, r, q, privileged, entry)
     special, answer = ats.message(r, q)
     return c.when(special ^ True, _by_type, r, q, privileged, entry, otherwise=answer)
@@ -131,15 +129,16 @@ def _by_type(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entr
     """Dispatch on PGTT; exactly one of the steps runs for a request."""
     pgtt = (entry.q0 >> 6) & 7
     landing: Landing = (q.address, True, True, 12, False)
-    packed = (r, q, privileged, entry)
-    types = ((FIRST, r.fsts, _first), (SECOND, r.ssts, _second), (NESTED, r.nest, _nested))
-    for value, has, run in types:
-        if has:
-            landing = c.when(pgtt == value, run, *packed, otherwise=landing)
+    if r.fsts:
+        landing = c.when(pgtt == FIRST, _first, r, q, privileged, entry, otherwise=landing)
+    if r.ssts:
+        landing = c.when(pgtt == SECOND, _second, r, q, privileged, entry, otherwise=landing)
+    if r.nest:
+        landing = c.when(pgtt == NESTED, _nested, r, q, privileged, entry, otherwise=landing)
     if r.pt:
-        landing = c.when(pgtt == PASS, _pass, *packed, otherwise=landing)
+        landing = c.when(pgtt == PASS, _pass, r, q, privileged, entry, otherwise=landing)
     mapped = landing[1] | landing[2]
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         # A pass-through answer in the range is covered by the special conditions and the width.
         mapped = mapped & (pgtt != PASS)
     interrupt_range.check_output(c, q, landing[0], landing[3], mapped, f.SGN_8)
@@ -208,4 +207,4 @@ def _pass(c: Carrier, r: Registers, q: Request, privileged: Cond, entry: Entry) 
 )
 def _granted(r: Registers, q: Request, may_write: Cond) -> Cond:
     """Return the write right an answer carries."""
-    return may_write & ats.asks_write(r, q) if q.kind is Kind.TRANSLATION else may_write
+    return may_write & ats.asks_write(r, q) if q.kind is TRANSLATION else may_write

@@ -144,6 +144,8 @@ class Registers:
         self.first_stage_reserved: dict[int, tuple[int, int]] = {}
 
     def _pasid_masks(self) -> None:
+        types = ((1, self.fsts), (2, self.ssts), (3, self.nest), (4, self.pt))
+        self.pgtts = tuple(code for code, has in types if has)  # supported values of PGTT
         second = 0 if self.ssts else _span(4, 2) | _span(63, 12)
         first = 0 if self.fsts else _span(3, 2) | 1 << 4 | _span(63, 12)
         self.pasid_reserved = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from dmaproof.model.algebra import Cond, Value, Word
 
@@ -15,6 +16,13 @@ class Kind(Enum):
     TRANSLATION = "translation request"
     TRANSLATED = "translated"
     PAGE = "page request"
+
+
+# Bound once: in Python 3.11 looking up a member costs as much as a read from memory of the engine.
+UNTRANSLATED: Final = Kind.UNTRANSLATED
+TRANSLATION: Final = Kind.TRANSLATION
+TRANSLATED: Final = Kind.TRANSLATED
+PAGE_REQUEST: Final = Kind.PAGE
 
 
 @dataclass(slots=True)

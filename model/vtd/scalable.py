@@ -10,7 +10,7 @@ from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd import interrupt_range, pasid, pass_through
 from dmaproof.model.vtd.legacy import Landing
 from dmaproof.model.vtd.registers import Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import PAGE_REQUEST, TRANSLATED, TRANSLATION, Request
 
 
 class Context(NamedTuple):
@@ -42,8 +42,8 @@ def root_entry(c: Carrier, r: Registers, sid: Word) -> Word:
 def context_entry(c: Carrier, r: Registers, sid: Word) -> Context:
     """Return the requester's context entry, checked."""
     where = root_entry(c, r, sid) | (sid & 0x7F) << 5
-    low, high, *unused = c.words(where, 4, f.SCT_1)
-    rest = unused[0] | unused[1]
+    low, high, upper, uppermost = c.words(where, 4, f.SCT_1)
+    rest = upper | uppermost
     c.suppress((low & 2) != 0)
     c.fail((low & 1) == 0, f.SCT_2)
     reserved = r.scalable_context_reserved
@@ -72,19 +72,19 @@ def check_request(c: Carrier, r: Registers, q: Request, context: Context) -> Non
     low, high = context
     tagged = q.with_pasid
     if r.ptrs:  # untranslated and translation requests with PASID are told of PASIDE=0 instead
-        told = q.kind in (Kind.TRANSLATED, Kind.PAGE) or tagged ^ True
+        told = q.kind in (TRANSLATED, PAGE_REQUEST) or tagged ^ True
         c.fail(((low & 0x48) == 0x40) & told, f.SCT_4_3)
-    if q.kind in (Kind.TRANSLATION, Kind.TRANSLATED):
+    if q.kind in (TRANSLATION, TRANSLATED):
         c.fail((low & 4) == 0, f.SCT_5)
-    if q.kind is Kind.TRANSLATED:
+    if q.kind is TRANSLATED:
         c.fail(tagged & ((low & 0x40) == 0), f.SCT_10)
     elif tagged is not False:
         c.fail(tagged & ((low & 8) == 0), f.SCT_6)
-    if q.kind is Kind.PAGE:
+    if q.kind is PAGE_REQUEST:
         c.fail((low & 0x10) == 0, f.SCT_8)
     if tagged is False:
         return
-    if q.kind is not Kind.PAGE:
+    if q.kind is not PAGE_REQUEST:
         c.fail(tagged & ((q.pasid >> (r.pss + 1)) != 0), f.SGN_10)
     c.fail(tagged & _beyond_directory(low, q.pasid), f.SCT_7)
     rid_pasid = high & 0xFFFFF if r.rps else 0
@@ -95,7 +95,7 @@ def translate(c: Carrier, r: Registers, q: Request) -> Landing:
     """Process a request in scalable mode."""
     context = c.context(context_entry, r, q.sid) if c.caching else context_entry(c, r, q.sid)
     check_request(c, r, q, context)
-    if q.kind is Kind.TRANSLATED:
+    if q.kind is TRANSLATED:
         pass_through.check_translated(c, r, q.address, f.SGN_4_1)
         interrupt_range.check_output(c, q, q.address, 12, True, f.SGN_8)
         return q.address, True, True, 12, False

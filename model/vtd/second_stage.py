@@ -8,7 +8,7 @@ from dmaproof.model.algebra import MASK64, Carrier, Cond, Word
 from dmaproof.model.rules import rule
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.registers import Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import TRANSLATION, Request
 
 ACCESSED: Final = 1 << 8
 DIRTY: Final = 1 << 9
@@ -199,10 +199,15 @@ def _walk(
         levels, state = c.resume_second(levels, address, state)
     for level in range(r.levels[-1], 0, -1):
         running = (levels >= level) & (state[3] ^ True)
-        state = c.when(
-            running, step, r, codes, level, address, write, stage.flags, stage.snoop,
-            state[0], state[1], state[2], otherwise=state,
-        )
+        if running is True and c.direct:
+            state = step(
+                c, r, codes, level, address, write, stage.flags, stage.snoop, *state[:3]
+            )
+        else:
+            state = c.when(
+                running, step, r, codes, level, address, write, stage.flags, stage.snoop,
+                state[0], state[1], state[2], otherwise=state,
+            )
         if c.caching and running:
             c.note_second(level, address, state)
     _, read_right, write_right, _, target, bits = state
@@ -223,7 +228,7 @@ def check_rights(
     c: Carrier, r: Registers, codes: Codes, q: Request, read_right: Cond, write_right: Cond
 ) -> None:
     """Block a request that lacks a right."""
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         return
     needs_read, needs_write = wants(q)
     c.fail(needs_write & (write_right ^ True), codes.write)

@@ -15,11 +15,13 @@ from dmaproof.model.vtd import extended, interrupt_range, legacy, scalable
 from dmaproof.model.vtd import faults as f
 from dmaproof.model.vtd.faults import Answer, Condition
 from dmaproof.model.vtd.registers import Mode, Registers
-from dmaproof.model.vtd.requests import Kind, Request
+from dmaproof.model.vtd.requests import PAGE_REQUEST, TRANSLATION, UNTRANSLATED, Kind, Request
 
 Memory = Image | SymbolicMemory | FlatPages
 
 _BLOCKED: Final = (0, False, False, 12, False)
+_LEGACY: Final = Mode.LEGACY
+_SCALABLE: Final = Mode.SCALABLE
 _REFUSED: Final = {
     Mode.BAD_ABORT: f.RTA_1_1, Mode.BAD_RESERVED: f.RTA_1_2, Mode.BAD_SCALABLE: f.RTA_1_3,
     Mode.ABORT: f.RTA_4,
@@ -107,7 +109,7 @@ def evaluate(c: Carrier, registers: Registers, request: Request) -> Outcome:
 
 
 def _recorded(c: Carrier, q: Request) -> Cond:
-    table = _ATS_RECORD if q.kind is Kind.TRANSLATION else _HAS_RECORD
+    table = _ATS_RECORD if q.kind is TRANSLATION else _HAS_RECORD
     due = c.lookup(table, c.fault) != 0
     return due & ((c.suppressed & (c.lookup(_QUALIFIED, c.fault) != 0)) ^ True)
 
@@ -118,14 +120,16 @@ def _recorded(c: Carrier, q: Request) -> Cond:
     "all others are unsupported.",
 )
 def _admit(c: Carrier, r: Registers, q: Request) -> legacy.Landing:
-    if q.kind is Kind.TRANSLATION:
+    if q.kind is TRANSLATION:
         c.fail(q.write, f.UR_AT)
     if not r.enabled:
-        c.fail(q.kind is not Kind.UNTRANSLATED, f.UR_AT)
+        c.fail(q.kind is not UNTRANSLATED, f.UR_AT)
         return q.address, True, True, 12, False
-    if q.kind is not Kind.UNTRANSLATED or q.with_pasid is True:
+    if q.kind is not UNTRANSLATED or q.with_pasid is True:
         return _remap(c, r, q)
     inside = (q.with_pasid ^ True) & interrupt_range.inside(q.address)
+    if inside is False:
+        return _remap(c, r, q)
     landing = c.when(
         inside, interrupt_range.take_request, q.address, q.write, q.atomic, q.dword, q.zero_length,
         otherwise=_BLOCKED,
@@ -139,17 +143,17 @@ def _admit(c: Carrier, r: Registers, q: Request) -> legacy.Landing:
     "SSIRWE; from version 8 on execute requests are refused.",
 )
 def _remap(c: Carrier, r: Registers, q: Request) -> legacy.Landing:
-    if r.mode is not Mode.SCALABLE and r.mode in _REFUSED:
+    if r.mode is not _SCALABLE and r.mode in _REFUSED:
         c.fail(True, _REFUSED[r.mode])
         return _BLOCKED
-    if r.mode is Mode.LEGACY:
+    if r.mode is _LEGACY:
         c.fail(q.with_pasid, f.RTA_2)
-        c.fail(q.kind is Kind.PAGE, f.RTA_3)
+        c.fail(q.kind is PAGE_REQUEST, f.RTA_3)
         if r.ssirwe:  # not told of requests with PASID and page requests
             c.fail(True, f.RTA_1_4)
         return legacy.translate(c, r, q)
     if r.major >= 8:
         c.fail(q.with_pasid & q.execute, f.RTA_5)
-    if r.mode is Mode.SCALABLE:
+    if r.mode is _SCALABLE:
         return scalable.translate(c, r, q)
     return extended.translate(c, r, q)
