@@ -44,6 +44,7 @@ def some(bench: ModuleType) -> list[tuple[Any, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_engines_are_asked_the_same_and_agree(bench: ModuleType) -> None:
     chosen = some(bench)
     assert {known for _, known in chosen} == {bench.SAFE, bench.UNSAFE}
